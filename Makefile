@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install test check format protos demo serve clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+install: $(STAMP)  ## Create .venv with everything that development and the demonstration need
+
+$(STAMP): pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+check: $(STAMP)  ## Lint, types, import rules, protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	cd protos && ../$(BIN)/buf lint
+
+test: check  ## Everything that must hold
+	$(BIN)/pytest
+
+format: $(STAMP)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP)  ## Regenerate the gRPC stubs
+	$(BIN)/python protos/generate.py
+
+demo: $(STAMP)  ## Export, serve, register a support, estimate: pictures and a latency table in demo/
+	$(BIN)/capeserve demo
+
+serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
+	$(BIN)/capeserve demo --serve
+
+clean:  ## Remove what was built, not the environment
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Latency, load, cost and comparison runs, and their recorded results."""

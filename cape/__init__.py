@@ -1,0 +1,11 @@
+"""Category-agnostic pose estimation: the method, its data and its client.
+
+Importing this package is cheap: torch, OpenCV and gRPC are imported by the modules that need them.
+
+- `cape.client`: calls a running service.
+- `cape.checkpoints`, `cape.models`: loads and runs a model in PyTorch (extra `export`).
+- `cape.manifest`: reads what an exported repository says of itself.
+- `cape.v1`: the gRPC stubs.
+"""
+
+__version__ = "0.1.0"

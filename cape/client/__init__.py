@@ -1,0 +1,85 @@
+"""Calls a capeserve server from Python: `Client`, and `AsyncClient` for asyncio.
+
+    with Client("localhost:50051") as client:
+        support = client.create_support(read_support("cat.yaml"))
+        pose = client.estimate("query.jpg", support.name)
+        print(pose.instances[0].names, pose.instances[0].keypoints)
+
+Both have the same methods. Where a call fails they raise a `CapeError`; where an image cannot be read or
+sent, OSError or ValueError. Calls that find the server unavailable or full are tried again, as
+`ConnectionOptions` says.
+"""
+
+from cape.client.answers import (
+    LatencyPercentiles,
+    ModelInfo,
+    ModelPerformance,
+    PaperFigures,
+    PoseEstimate,
+    PoseInstance,
+    Provenance,
+    Query,
+    Timing,
+)
+from cape.client.asynchronous import AsyncClient
+from cape.client.connection import ConnectionOptions
+from cape.client.errors import (
+    CancelledError,
+    CapeError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServerError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from cape.client.synchronous import Client
+from cape.support import (
+    Box,
+    ImageSource,
+    KeypointDefinition,
+    Modality,
+    RegisteredSupport,
+    SupportDefinition,
+    SupportExample,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Box",
+    "CancelledError",
+    "CapeError",
+    "Client",
+    "ConnectionOptions",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "ImageSource",
+    "InvalidRequestError",
+    "KeypointDefinition",
+    "LatencyPercentiles",
+    "Modality",
+    "ModelInfo",
+    "ModelPerformance",
+    "NotFoundError",
+    "OverloadedError",
+    "PaperFigures",
+    "PermissionDeniedError",
+    "PoseEstimate",
+    "PoseInstance",
+    "Provenance",
+    "Query",
+    "RegisteredSupport",
+    "ResourceExhaustedError",
+    "ServerError",
+    "SupportDefinition",
+    "SupportExample",
+    "Timing",
+    "UnauthenticatedError",
+    "UnavailableError",
+]

@@ -1,0 +1,209 @@
+"""The client for asyncio: what `cape.client.synchronous` is for ordinary programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cape.client import messages
+from cape.client.answers import ModelInfo, ModelPerformance, PoseEstimate, Query
+from cape.client.connection import READY_POLL, ConnectionOptions, Deadline, not_ready, reason_to_wait
+from cape.client.errors import CapeError, error_from_call
+from cape.support import Box, ImageSource, RegisteredSupport, SupportDefinition
+from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
+from cape.v1.model_service_pb2_grpc import ModelServiceStub
+from cape.v1.pose_service_pb2_grpc import PoseServiceStub
+from cape.v1.support_service_pb2_grpc import SupportServiceStub
+
+if TYPE_CHECKING:
+    # The generated code has one class for both kinds of stub; only its types tell them apart.
+    from cape.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from cape.v1.pose_service_pb2_grpc import PoseServiceAsyncStub
+    from cape.v1.support_service_pb2_grpc import SupportServiceAsyncStub
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, awaited, and asynchronous iterators; for one event loop."""
+
+    def __init__(self, target: str, options: ConnectionOptions | None = None) -> None:
+        """As `Client`; to be called while the event loop runs."""
+        self._target = target
+        self._options = options or ConnectionOptions()
+        credentials, arguments = self._options.credentials, self._options.channel_options
+        self._channel = (
+            grpc.aio.insecure_channel(target, arguments)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, arguments)
+        )
+        self._pose: PoseServiceAsyncStub = PoseServiceStub(self._channel)
+        self._support: SupportServiceAsyncStub = SupportServiceStub(self._channel)
+        self._model: ModelServiceAsyncStub = ModelServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls that are under way fail."""
+        await self._channel.close()
+
+    async def wait_ready(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109, as in Client
+        """Waits until the server says that it serves.
+
+        Raises:
+            UnavailableError: it did not within `timeout` seconds.
+        """
+        deadline = Deadline(timeout)
+        reason = "it does not answer"
+        while (remaining := deadline.remaining or 0.0) > 0:
+            try:
+                answer = await self._health.Check(
+                    health_pb2.HealthCheckRequest(),
+                    timeout=remaining,
+                    metadata=self._options.metadata,
+                    wait_for_ready=True,
+                )
+            except grpc.RpcError as error:
+                reason = reason_to_wait(error_from_call(error), reason)
+            else:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                reason = "it is starting or shutting down"
+            await asyncio.sleep(READY_POLL)
+        raise not_ready(self._target, timeout, reason)
+
+    async def create_support(self, definition: SupportDefinition) -> RegisteredSupport:
+        """Registers a support; identical content gets the identical name, so creating twice is harmless."""
+        support = await asyncio.to_thread(messages.support_message, definition)
+        request = support_service_pb2.CreateSupportRequest(support=support)
+        response = await self._call(self._support.CreateSupport, request)
+        return messages.registered_support(response.support, already_existed=response.already_existed)
+
+    async def get_support(self, name: str, *, images: bool = True) -> RegisteredSupport:
+        """The support of a name, with or without the pixels of its example images."""
+        response = await self._call(self._support.GetSupport, messages.get_support_request(name, images))
+        return messages.registered_support(response.support)
+
+    async def list_supports(self, page_size: int = 0) -> AsyncIterator[RegisteredSupport]:
+        """All supports without their pixels, oldest first; pages are fetched as they are read."""
+        request = support_service_pb2.ListSupportsRequest(page_size=page_size)
+        while True:
+            response = await self._call(self._support.ListSupports, request)
+            for support in response.supports:
+                yield messages.registered_support(support)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def delete_support(self, name: str) -> None:
+        """Removes a support."""
+        await self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name))
+
+    async def estimate(
+        self,
+        image: ImageSource,
+        support: str | SupportDefinition,
+        *,
+        boxes: Sequence[Box] | None = None,
+        model: str = "",
+        similarity_maps: bool = False,
+        proposals: bool = False,
+        normalized: bool = False,
+    ) -> PoseEstimate:
+        """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
+        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
+        request = await asyncio.to_thread(messages.estimate_request, query)
+        return messages.pose_estimate(await self._call(self._pose.EstimatePose, request))
+
+    async def estimate_batch(self, queries: Iterable[Query]) -> list[PoseEstimate | CapeError]:
+        """Answers queries in one message, at most 256; each succeeds or fails by itself."""
+        request = await asyncio.to_thread(messages.batch_request, queries)
+        response = await self._call(self._pose.BatchEstimatePose, request)
+        return [messages.pose_result(result) for result in response.results]
+
+    async def estimate_stream(
+        self, queries: AsyncIterable[Query] | Iterable[Query]
+    ) -> AsyncGenerator[tuple[int, PoseEstimate | CapeError]]:
+        """Answers queries while they are produced, for video and bulk work; memory stays bounded.
+
+        Args:
+            queries: read as fast as the server takes them. If it raises, so does this, once what was sent
+                before has been answered.
+
+        Yields:
+            Position of a query and its answer or error, in the order in which they are ready.
+        """
+        failures: list[Exception] = []
+
+        async def requests() -> AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]:
+            index = 0
+            try:
+                async for query in _asynchronous(queries):
+                    yield await asyncio.to_thread(messages.stream_request, index, query)
+                    index += 1
+            except Exception as error:  # raised below: gRPC would only log it
+                failures.append(error)
+
+        call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
+        try:
+            async for response in call:
+                yield int(response.request_id), messages.pose_result(response.result)
+        except grpc.RpcError as error:
+            raise error_from_call(error) from None
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that the server answers with."""
+        request = model_service_pb2.ListModelsRequest()
+        found: list[ModelInfo] = []
+        while True:
+            response = await self._call(self._model.ListModels, request)
+            found += map(messages.model_info, response.models)
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
+
+    async def performance(self) -> list[ModelPerformance]:
+        """Live latency and throughput per model, over the last minutes."""
+        request = model_service_pb2.GetPerformanceReportRequest()
+        response = await self._call(self._model.GetPerformanceReport, request)
+        return [messages.model_performance(model) for model in response.models]
+
+    async def _call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+    ) -> _Response:
+        deadline = Deadline(self._options.timeout)
+        attempt = 1
+        while True:
+            try:
+                return await method(request, timeout=deadline.remaining, metadata=self._options.metadata)
+            except grpc.RpcError as error:
+                failure = error_from_call(error)
+            delay = self._options.retry_delay(failure, attempt, deadline.remaining)
+            if delay is None:
+                raise failure
+            await asyncio.sleep(delay)
+            attempt += 1
+
+
+async def _asynchronous(queries: AsyncIterable[Query] | Iterable[Query]) -> AsyncIterator[Query]:
+    if isinstance(queries, AsyncIterable):
+        async for query in queries:
+            yield query
+    else:
+        for query in queries:
+            yield query

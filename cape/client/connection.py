@@ -1,0 +1,147 @@
+"""How a client connects to a server: address, TLS, token, timeouts, message sizes and retries."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from cape.client.errors import CapeError, DeadlineExceededError, OverloadedError, UnavailableError
+
+READY_POLL = 0.1
+"""Seconds between two questions whether a server is ready."""
+
+_SERVICES = ("cape.v1.PoseService", "cape.v1.SupportService", "cape.v1.ModelService")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """Everything about a connection but its address.
+
+    Attributes:
+        timeout: seconds after which a call is given up, retries included; None for no limit. Streams have
+            none as a whole.
+        tls: encrypt, trusting the system's root certificates; implied by the three files below.
+        root_certificates: PEM file of the certificates to trust instead.
+        client_certificate: PEM file of this client's certificate, for servers that ask for one (mutual TLS).
+        client_key: PEM file of its private key.
+        token: API token, sent as a bearer token; readable on the way unless TLS is used.
+        attempts: how often a call is tried in all, 1 to 5, where the server is unavailable or full.
+        max_message_bytes: largest message sent or received.
+        keepalive: seconds between pings while calls are under way, so that a dead connection is noticed; a
+            capeserve server takes one every 10 s.
+    """
+
+    timeout: float | None = 30.0
+    tls: bool = False
+    root_certificates: str | os.PathLike[str] | None = None
+    client_certificate: str | os.PathLike[str] | None = None
+    client_key: str | os.PathLike[str] | None = None
+    token: str | None = field(default=None, repr=False)
+    attempts: int = 4
+    max_message_bytes: int = 64 * 2**20
+    keepalive: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for options that gRPC would refuse or misread."""
+        if not 1 <= self.attempts <= 5:
+            raise ValueError(f"attempts: 1 to 5, not {self.attempts}")
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("client_certificate and client_key: one is of no use without the other")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"timeout: more than 0 seconds, not {self.timeout}")
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """TLS credentials; None for a connection without TLS.
+
+        Raises:
+            OSError: a certificate or key cannot be read.
+        """
+        files = (self.root_certificates, self.client_key, self.client_certificate)
+        if not self.tls and all(file is None for file in files):
+            return None
+        root, key, certificate = (None if file is None else Path(file).read_bytes() for file in files)
+        return grpc.ssl_channel_credentials(root, key, certificate)
+
+    @property
+    def channel_options(self) -> list[tuple[str, str | int]]:
+        """gRPC channel arguments."""
+        return [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            # gRPC retries only what fits in this buffer, by default 256 KiB: less than a photograph.
+            ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
+            ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A server that has just started, or moved, is found again at once rather than after two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.service_config", self._service_config()),
+        ]
+
+    def _service_config(self) -> str:
+        """Retries where the server is unavailable: every method may be called twice without harm."""
+        method: dict[str, object] = {"name": [{"service": service} for service in _SERVICES]}
+        if self.attempts > 1:
+            method["retryPolicy"] = {
+                "maxAttempts": self.attempts,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }
+        return json.dumps({"methodConfig": [method]})
+
+    def retry_delay(self, error: CapeError, attempt: int, remaining: float | None) -> float | None:
+        """Seconds to wait before trying a full server again, which gRPC's own retries do not.
+
+        Args:
+            error: what the server answered.
+            attempt: how often the call has been tried, from 1.
+            remaining: seconds until the call is given up; None for no limit.
+
+        Returns:
+            None if trying again is of no use.
+        """
+        if not isinstance(error, OverloadedError) or attempt >= self.attempts:
+            return None
+        # Spread, and doubled with each refusal: the server has told many others the same.
+        delay = error.retry_after * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
+        return delay if remaining is None or delay < remaining else None
+
+
+class Deadline:
+    """When a call, retries included, is given up."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left, at least 0; None for no limit."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def reason_to_wait(error: CapeError, reason: str) -> str:
+    """Why a server may yet become ready after an error; raises those that waiting does not mend."""
+    if isinstance(error, DeadlineExceededError):
+        return reason
+    if isinstance(error, UnavailableError):
+        return str(error)
+    raise error
+
+
+def not_ready(target: str, timeout: float, reason: str) -> UnavailableError:
+    """The error for a server that did not become ready within `timeout` seconds."""
+    return UnavailableError(f"{target} is not ready after {timeout:g} s: {reason}", grpc.StatusCode.UNAVAILABLE)

@@ -1,0 +1,192 @@
+"""The client for ordinary programs; `cape.client.asynchronous` is its twin for asyncio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cape.client import messages
+from cape.client.answers import ModelInfo, ModelPerformance, PoseEstimate, Query
+from cape.client.connection import READY_POLL, ConnectionOptions, Deadline, not_ready, reason_to_wait
+from cape.client.errors import CapeError, error_from_call
+from cape.support import Box, ImageSource, RegisteredSupport, SupportDefinition
+from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
+from cape.v1.model_service_pb2_grpc import ModelServiceStub
+from cape.v1.pose_service_pb2_grpc import PoseServiceStub
+from cape.v1.support_service_pb2_grpc import SupportServiceStub
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class Client:
+    """A connection to a server; safe to share between threads, and a context manager that closes it."""
+
+    def __init__(self, target: str, options: ConnectionOptions | None = None) -> None:
+        """Connects with the first call.
+
+        Args:
+            target: "host:port".
+            options: TLS, token, timeout, retries.
+
+        Raises:
+            OSError: a certificate or key cannot be read.
+        """
+        self._target = target
+        self._options = options or ConnectionOptions()
+        credentials, arguments = self._options.credentials, self._options.channel_options
+        self._channel = (
+            grpc.insecure_channel(target, arguments)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, arguments)
+        )
+        self._pose = PoseServiceStub(self._channel)
+        self._support = SupportServiceStub(self._channel)
+        self._model = ModelServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls that are under way fail."""
+        self._channel.close()
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Waits until the server says that it serves.
+
+        Raises:
+            UnavailableError: it did not within `timeout` seconds.
+        """
+        deadline = Deadline(timeout)
+        reason = "it does not answer"
+        while (remaining := deadline.remaining or 0.0) > 0:
+            try:
+                answer = self._health.Check(
+                    health_pb2.HealthCheckRequest(),
+                    timeout=remaining,
+                    metadata=self._options.metadata,
+                    wait_for_ready=True,
+                )
+            except grpc.RpcError as error:
+                reason = reason_to_wait(error_from_call(error), reason)
+            else:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                reason = "it is starting or shutting down"
+            time.sleep(READY_POLL)
+        raise not_ready(self._target, timeout, reason)
+
+    def create_support(self, definition: SupportDefinition) -> RegisteredSupport:
+        """Registers a support; identical content gets the identical name, so creating twice is harmless."""
+        request = support_service_pb2.CreateSupportRequest(support=messages.support_message(definition))
+        response = self._call(self._support.CreateSupport, request)
+        return messages.registered_support(response.support, already_existed=response.already_existed)
+
+    def get_support(self, name: str, *, images: bool = True) -> RegisteredSupport:
+        """The support of a name, with or without the pixels of its example images."""
+        response = self._call(self._support.GetSupport, messages.get_support_request(name, images))
+        return messages.registered_support(response.support)
+
+    def list_supports(self, page_size: int = 0) -> Iterator[RegisteredSupport]:
+        """All supports without their pixels, oldest first; pages are fetched as they are read."""
+        request = support_service_pb2.ListSupportsRequest(page_size=page_size)
+        while True:
+            response = self._call(self._support.ListSupports, request)
+            yield from map(messages.registered_support, response.supports)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def delete_support(self, name: str) -> None:
+        """Removes a support."""
+        self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name))
+
+    def estimate(
+        self,
+        image: ImageSource,
+        support: str | SupportDefinition,
+        *,
+        boxes: Sequence[Box] | None = None,
+        model: str = "",
+        similarity_maps: bool = False,
+        proposals: bool = False,
+        normalized: bool = False,
+    ) -> PoseEstimate:
+        """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
+        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
+        return messages.pose_estimate(self._call(self._pose.EstimatePose, messages.estimate_request(query)))
+
+    def estimate_batch(self, queries: Iterable[Query]) -> list[PoseEstimate | CapeError]:
+        """Answers queries in one message, at most 256; each succeeds or fails by itself."""
+        response = self._call(self._pose.BatchEstimatePose, messages.batch_request(queries))
+        return [messages.pose_result(result) for result in response.results]
+
+    def estimate_stream(self, queries: Iterable[Query]) -> Generator[tuple[int, PoseEstimate | CapeError]]:
+        """Answers queries while they are produced, for video and bulk work; memory stays bounded.
+
+        Args:
+            queries: read from another thread, as fast as the server takes them. If it raises, so does this,
+                once what was sent before has been answered.
+
+        Yields:
+            Position of a query and its answer or error, in the order in which they are ready.
+        """
+        failures: list[Exception] = []
+
+        def requests() -> Iterator[pose_service_pb2.StreamEstimatePoseRequest]:
+            try:
+                for index, query in enumerate(queries):
+                    yield messages.stream_request(index, query)
+            except Exception as error:  # raised below: gRPC would only log it
+                failures.append(error)
+
+        call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
+        try:
+            for response in call:
+                yield int(response.request_id), messages.pose_result(response.result)
+        except grpc.RpcError as error:
+            raise error_from_call(error) from None
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
+    def models(self) -> list[ModelInfo]:
+        """The models that the server answers with."""
+        request = model_service_pb2.ListModelsRequest()
+        found: list[ModelInfo] = []
+        while True:
+            response = self._call(self._model.ListModels, request)
+            found += map(messages.model_info, response.models)
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
+
+    def performance(self) -> list[ModelPerformance]:
+        """Live latency and throughput per model, over the last minutes."""
+        request = model_service_pb2.GetPerformanceReportRequest()
+        response = self._call(self._model.GetPerformanceReport, request)
+        return [messages.model_performance(model) for model in response.models]
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+        deadline = Deadline(self._options.timeout)
+        attempt = 1
+        while True:
+            try:
+                return method(request, timeout=deadline.remaining, metadata=self._options.metadata)
+            except grpc.RpcError as error:
+                failure = error_from_call(error)
+            delay = self._options.retry_delay(failure, attempt, deadline.remaining)
+            if delay is None:
+                raise failure
+            time.sleep(delay)
+            attempt += 1

@@ -1,0 +1,218 @@
+"""What a model is made of: one configuration per system, stored beside its weights.
+
+The defaults are the published ones (multi-modal paper, Table 3, and the public GraphCape and CapeX
+configurations), so a file names only what differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SystemName = Literal["flf", "dlf", "capex", "graphcape", "visual_only", "textual_only", "capeformer"]
+GraphPlacement = Literal["pre", "post", "both", "none"]
+
+IMAGE_SYSTEMS = frozenset({"flf", "dlf", "graphcape", "visual_only", "capeformer"})
+"""Systems that look at support images."""
+
+TEXT_SYSTEMS = frozenset({"flf", "dlf", "capex", "textual_only"})
+"""Systems that read keypoint texts."""
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be a model, with the field that says so."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfiguration(_Strict):
+    """The image backbone."""
+
+    kind: Literal["swinv2", "efficientnet_lite0"] = "swinv2"
+    image_size: int = Field(default=256, ge=32, multiple_of=32)
+    embed_dim: int = Field(default=96, ge=8)
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = Field(default=16, ge=2)
+    drop_path_rate: float = Field(default=0.3, ge=0, lt=1)
+    weights: str = Field(
+        default="stored",
+        description="'stored' in the checkpoint, or 'package:NAME' where an installed package holds them.",
+    )
+
+    @model_validator(mode="after")
+    def _one_head_count_per_stage(self) -> BackboneConfiguration:
+        if len(self.depths) != len(self.heads):
+            raise ValueError(f"{len(self.depths)} depths but {len(self.heads)} head counts")
+        return self
+
+    @property
+    def name(self) -> str:
+        """'swinv2-tiny', 'swinv2-small', or what tells it apart from those."""
+        if self.kind == "efficientnet_lite0":
+            return "efficientnet-lite0"
+        known: dict[tuple[int, tuple[int, ...]], str] = {
+            (96, (2, 2, 6, 2)): "tiny",
+            (96, (2, 2, 18, 2)): "small",
+            (128, (2, 2, 18, 2)): "base",
+        }
+        shape = "-".join(map(str, self.depths))
+        return f"swinv2-{known.get((self.embed_dim, self.depths), f'{self.embed_dim}-{shape}')}"
+
+    @property
+    def channels(self) -> int:
+        """C of the feature map."""
+        if self.kind == "efficientnet_lite0":
+            return 432  # 112 at stride 16 beside 320 at stride 32
+        return int(self.embed_dim * 2 ** (len(self.depths) - 1))
+
+    @property
+    def feature_size(self) -> int:
+        """Side of the feature map, in cells."""
+        return self.image_size // (16 if self.kind == "efficientnet_lite0" else 2 ** (len(self.depths) + 1))
+
+
+class TextConfiguration(_Strict):
+    """The text encoder: an architecture of transformers and how its states become one vector a text."""
+
+    kind: Literal["gte", "bert", "clip"] = "gte"
+    name: str = "gte-base-en-v1.5"
+    pooling: Literal["cls", "mean", "projection"] = Field(
+        default="cls", description="CLS state, mean over tokens, or CLIP's projected end-of-text state."
+    )
+    max_tokens: int = Field(default=77, ge=2, description="Tokens after which a text is cut, as published.")
+    architecture: dict[str, Any] = Field(
+        default_factory=lambda: dict(GTE_BASE),
+        description="Arguments of the transformers configuration class.",
+    )
+    weights: str = Field(default="stored", description="As in the backbone.")
+
+    @property
+    def dimension(self) -> int:
+        """D of the embeddings."""
+        key = "projection_dim" if self.kind == "clip" else "hidden_size"
+        return int(self.architecture[key])
+
+
+GTE_BASE: dict[str, Any] = {
+    "vocab_size": 30528,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "type_vocab_size": 0,
+    "max_position_embeddings": 8192,
+    "pad_token_id": 0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    "ntk_factor": 2.0,
+}
+"""gte-base-en-v1.5: 136.776 M parameters, no token-type table, rotary embedding with fixed NTK scaling."""
+
+MINILM: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+"""all-MiniLM-L6-v2, whose sentence embedding is the mean over tokens."""
+
+
+class HeadConfiguration(_Strict):
+    """Encoder, proposal generator and decoder (Table 3, 'Transformer Head')."""
+
+    width: int = Field(default=256, ge=8, multiple_of=4)
+    heads: int = Field(default=8, ge=1)
+    feedforward: int = Field(default=768, ge=8)
+    gate_width: int = Field(default=128, ge=1, description="Width inside the proposal generator's gate.")
+    encoder_layers: int = Field(default=3, ge=1)
+    decoder_layers: int = Field(default=3, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    similarity_size: int = Field(default=16, ge=2, description="Side of the map that keypoints are looked for on.")
+    graph: GraphPlacement = Field(default="pre", description="Which of the two feed-forward layers are graph ones.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> HeadConfiguration:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+        return self
+
+
+class SystemConfiguration(_Strict):
+    """A whole model."""
+
+    system: SystemName = "flf"
+    backbone: BackboneConfiguration = BackboneConfiguration()
+    text: TextConfiguration | None = TextConfiguration()
+    head: HeadConfiguration = HeadConfiguration()
+    leading: Literal["image", "text"] = Field(
+        default="image", description="FLF: the modality that the other is fused into (equations 3 and 4)."
+    )
+    projections: bool = Field(
+        default=True,
+        description="FLF: learned W_Q, W_K, W_V (equation 1); without: a visual query_proj and γ alone.",
+    )
+    combination: Literal["mean", "confidence"] = Field(
+        default="confidence", description="DLF: how the pathways' answers become one."
+    )
+    shot_visibility: Literal["all", "any"] = Field(
+        default="any",
+        description="A keypoint counts when it is visible in all shots (as published) or in any of them.",
+    )
+    modality_dropout: bool = Field(
+        default=False, description="FLF: trained with modalities left out, so that a support may lack one."
+    )
+    max_keypoints: int = Field(default=100, ge=1)
+    box_padding: float = Field(default=1.25, gt=0, description="Side of the crop ÷ longer side of the box.")
+    trained: bool = Field(default=False, description="False: the weights are random and answers mean nothing.")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> SystemConfiguration:
+        if self.reads_text and self.text is None:
+            raise ValueError(f"{self.system} reads text and needs a text encoder")
+        if not self.reads_text and self.text is not None:
+            raise ValueError(f"{self.system} reads no text: set text to null")
+        if self.system == "capeformer" and self.head.graph != "none":
+            raise ValueError("capeformer has no graph: set head.graph to 'none'")
+        if self.head.similarity_size % self.backbone.feature_size:
+            raise ValueError(
+                f"head.similarity_size {self.head.similarity_size} is not a multiple of the "
+                f"backbone's feature map, {self.backbone.feature_size}"
+            )
+        return self
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether support images are used."""
+        return self.system in IMAGE_SYSTEMS
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether keypoint texts are used."""
+        return self.system in TEXT_SYSTEMS
+
+    @property
+    def pathways(self) -> int:
+        """P: transformers that run side by side."""
+        return 2 if self.system == "dlf" else 1
+
+
+def parse_configuration(document: str | bytes, source: Path | str) -> SystemConfiguration:
+    """Parses a JSON configuration.
+
+    Raises:
+        ConfigurationError: with the source and the field that is wrong.
+    """
+    try:
+        return SystemConfiguration.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise ConfigurationError(f"{source}: {field}: {first['msg']}") from None

@@ -1,0 +1,195 @@
+"""The model manifest, `cape.json`: all that an exported repository says of itself.
+
+It is the contract between `export`, which writes it, and `service`, which reads it: systems, components,
+shapes, limits, precision, where the weights came from and how far they are from PyTorch. Nothing of this is
+known to the service from anywhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MANIFEST_NAME = "cape.json"
+"""File name of the manifest, at the root of an exported repository."""
+
+MODEL_FILE = "1/model.onnx"
+"""Path of a component's graph inside its folder: version 1, as Triton lays repositories out."""
+
+Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder"]
+"""What a component does. A system has one component per role; several systems may share a component."""
+
+ModalityUse = Literal["required", "optional", "unused"]
+"""Whether a support must have a modality. Where several are `optional`, it must have at least one."""
+
+
+class ManifestError(ValueError):
+    """A repository whose manifest is missing, unreadable, or does not say what it must."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """An input or output of a component."""
+
+    name: str
+    dtype: Literal["uint8", "int64", "float32", "float16"]
+    shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' where the size is dynamic.")
+
+
+class ComponentManifest(_Strict):
+    """One graph of the repository."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    max_batch_size: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
+    bytes: int = Field(ge=1, description="Size of the graph with its weights.")
+    parameters: int = Field(ge=0)
+
+
+class TextEncoderManifest(_Strict):
+    """How texts become the inputs of the text encoder."""
+
+    kind: str = Field(description="Architecture: 'gte', 'bert', 'clip' ...")
+    name: str = Field(description="What the tower is called: 'gte-base-en-v1.5'.")
+    dimension: int = Field(ge=1)
+    max_tokens: int = Field(ge=1, description="Tokens after which a text is cut.")
+    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    pad_token_id: int = Field(ge=0)
+
+
+class Modalities(_Strict):
+    """What a support must bring for a system."""
+
+    image: ModalityUse
+    text: ModalityUse
+
+    @model_validator(mode="after")
+    def _something_is_used(self) -> Modalities:
+        uses = {self.image, self.text}
+        if uses == {"unused"} or uses == {"optional", "unused"}:
+            raise ValueError("a system needs a required modality or a choice of two")
+        return self
+
+
+class ParityEntry(_Strict):
+    """How far an exported graph is from PyTorch in float32 over every case that the export ran."""
+
+    output: str = Field(description="'<component>.<output>', or 'chain.<output>' for the components run in sequence.")
+    cases: int = Field(ge=1)
+    largest: float = Field(ge=0, description="Largest absolute difference.")
+    p999: float = Field(ge=0, description="99.9th percentile of the absolute difference.")
+    scale: float = Field(ge=0, description="Standard deviation of the PyTorch output, to judge the difference by.")
+
+
+class SystemManifest(_Strict):
+    """One system: which component plays which role, and what it asks of a support."""
+
+    components: dict[Role, str] = Field(description="Role → name of a component of the repository.")
+    backbone: str
+    backbone_channels: int = Field(ge=1)
+    feature_size: int = Field(ge=1, description="Side of the backbone's last feature map, in cells.")
+    similarity_size: int = Field(ge=1, description="Side of the similarity maps, in cells.")
+    model_width: int = Field(ge=1, description="Width of a support token.")
+    pathways: int = Field(ge=1, description="P, the support tokens a keypoint has: 2 for decision-level fusion.")
+    modalities: Modalities
+    text_encoder: TextEncoderManifest | None = None
+    parameters: int = Field(ge=1)
+    parity: tuple[ParityEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _text_needs_an_encoder(self) -> SystemManifest:
+        reads_text = self.modalities.text != "unused"
+        if reads_text and (self.text_encoder is None or "text_encoder" not in self.components):
+            raise ValueError("a system that reads text needs a text encoder")
+        return self
+
+
+class SourceManifest(_Strict):
+    """Where the weights came from."""
+
+    checkpoint: str = Field(description="File or folder name of the checkpoint.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    trained: bool = Field(description="False for random weights, whose answers mean nothing.")
+
+
+class Manifest(_Strict):
+    """The whole of `cape.json`."""
+
+    format_version: Literal[1] = 1
+    capeserve_version: str
+    created: str = Field(description="UTC, ISO 8601.")
+    image_size: int = Field(ge=1, description="Side of the square crop that the backbone takes, in pixels.")
+    box_padding: float = Field(gt=0, description="Side of the crop ÷ longer side of the box.")
+    max_keypoints: int = Field(ge=1)
+    keypoint_buckets: tuple[int, ...] = Field(
+        min_length=1,
+        description="Keypoint counts that supports are padded to, ascending; the last is max_keypoints.",
+    )
+    max_shots: int = Field(ge=1)
+    components: dict[str, ComponentManifest]
+    systems: dict[str, SystemManifest] = Field(min_length=1)
+    source: SourceManifest
+
+    @model_validator(mode="after")
+    def _refers_only_to_what_is_there(self) -> Manifest:
+        buckets = self.keypoint_buckets
+        if list(buckets) != sorted(set(buckets)) or buckets[-1] != self.max_keypoints:
+            raise ValueError("keypoint_buckets must ascend and end with max_keypoints")
+        for name, system in self.systems.items():
+            for role, component in system.components.items():
+                if component not in self.components:
+                    raise ValueError(f"systems.{name}.components.{role}: there is no component {component!r}")
+        return self
+
+    def bucket(self, keypoints: int) -> int:
+        """Smallest bucket that holds `keypoints` keypoints.
+
+        Raises:
+            ValueError: more keypoints than the repository takes.
+        """
+        for size in self.keypoint_buckets:
+            if keypoints <= size:
+                return size
+        raise ValueError(f"{keypoints} keypoints, at most {self.max_keypoints}")
+
+    def version(self, system: str) -> str:
+        """Short digest of every graph of a system: changes whenever an answer may change."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for role, component in sorted(self.systems[system].components.items()):
+            digest.update(f"{role}:{self.components[component].sha256};".encode())
+        return digest.hexdigest()[:16]
+
+
+def read_manifest(repository: Path | str) -> Manifest:
+    """Reads and checks the manifest of an exported repository.
+
+    Raises:
+        ManifestError: naming the folder, the missing file or the field that is wrong.
+    """
+    repository = Path(repository)
+    path = repository / MANIFEST_NAME
+    if not repository.is_dir():
+        raise ManifestError(f"{repository}: no such folder; `capeserve export` writes one")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; is this a folder written by `capeserve export`?") from None
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{path}: {field or 'document'}: {first['msg']}") from None
+    for name in manifest.components:
+        if not (repository / name / MODEL_FILE).is_file():
+            raise ManifestError(f"{repository / name / MODEL_FILE}: missing, the manifest names it")
+    return manifest

@@ -1,0 +1,1 @@
+"""The method in PyTorch: one file an idea, put together in `cape.models.system`."""

@@ -1,0 +1,270 @@
+"""A whole model in PyTorch, from photographs to keypoints: for evaluation and explanations, not for serving."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from cape.checkpoints import Checkpoint
+from cape.configuration import SystemConfiguration
+from cape.drawing import read_image
+from cape.geometry import Crop
+from cape.modalities import usable_modalities
+from cape.models.system import Pose
+from cape.support import Box, ImageSource, Modality, SupportDefinition, SupportExample
+
+Float = npt.NDArray[np.float32]
+
+
+class PredictionError(ValueError):
+    """Something in a support or a query that a model cannot use; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedSupport:
+    """A support, ready for any number of queries.
+
+    Attributes:
+        definition: what was encoded.
+        tokens: [1, P, K, width].
+        mask: [1, P, K], 1 where a pathway knows the keypoint.
+        adjacency: [1, K, K].
+        modalities: what of the support was used.
+    """
+
+    definition: SupportDefinition
+    tokens: Tensor
+    mask: Tensor
+    adjacency: Tensor
+    modalities: tuple[Modality, ...]
+
+    @property
+    def located(self) -> npt.NDArray[np.bool_]:
+        """bool [K], whether any pathway knows the keypoint."""
+        return np.asarray(self.mask[0].amax(0).cpu().numpy() > 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PathwayEvidence:
+    """What one pathway saw in a query; maps are of H × W cells over the crop.
+
+    Attributes:
+        modalities: what of the support it knows the keypoints by.
+        similarity: float32 [K, H, W], raw similarity of keypoint and cell.
+        attention: float32 [K, H, W], cross-attention of the last decoder layer, mean over its heads.
+        proposals: float32 [K, 2], where the decoder started, fractions of the crop.
+        keypoints: float32 [K, 2], where it ended, fractions of the crop.
+        located: bool [K], whether the pathway knows the keypoint.
+    """
+
+    modalities: tuple[Modality, ...]
+    similarity: Float
+    attention: Float
+    proposals: Float
+    keypoints: Float
+    located: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The keypoints of a support in one box of a query image.
+
+    Attributes:
+        box: where it was looked for.
+        crop: the square that the model saw.
+        keypoints: float32 [K, 2], x and y in pixels of the upright image.
+        scores: float32 [K], 0–1.
+        located: bool [K]; where False the support says nothing of the keypoint, and its rows mean nothing.
+        pathways: one, or two for decision-level fusion (image first).
+    """
+
+    box: Box
+    crop: Crop
+    keypoints: Float
+    scores: Float
+    located: npt.NDArray[np.bool_]
+    pathways: tuple[PathwayEvidence, ...]
+
+
+class Predictor:
+    """Estimates poses with a checkpoint.
+
+    Args:
+        checkpoint: as `load_checkpoint` returns it.
+        device: where the model runs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> None:
+        self.configuration: SystemConfiguration = checkpoint.system.configuration
+        self.device = torch.device(device)
+        self._system = checkpoint.system.to(self.device).eval()
+        self._tokenizer: Tokenizer | None = None
+        if self.configuration.text is not None and checkpoint.tokenizer is not None:
+            self._tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer))
+            self._tokenizer.enable_truncation(self.configuration.text.max_tokens)
+            self._tokenizer.enable_padding(pad_id=int(self.configuration.text.architecture.get("pad_token_id") or 0))
+
+    def estimate(
+        self, image: ImageSource, support: SupportDefinition | EncodedSupport, boxes: Sequence[Box] = ()
+    ) -> list[Prediction]:
+        """Finds the keypoints of a support in an image.
+
+        Args:
+            image: the query.
+            support: a definition, or what `encode_support` made of it: for many queries.
+            boxes: the objects, in pixels of the upright image; none for the whole image.
+
+        Returns:
+            One prediction per box.
+
+        Raises:
+            MissingModalityError: the support lacks what the model needs.
+            PredictionError: a keypoint or a box lies outside its image.
+            OSError: an image cannot be read.
+        """
+        encoded = support if isinstance(support, EncodedSupport) else self.encode_support(support)
+        pixels = read_image(image)
+        wanted = tuple(boxes) or (_whole(pixels),)
+        crops = [self._crop(box, pixels, f"boxes[{index}]") for index, box in enumerate(wanted)]
+        with torch.inference_mode():
+            pose = self._system.decode_pose(
+                self._encode_images([crop.extract(pixels) for crop in crops]),
+                encoded.tokens.expand(len(crops), -1, -1, -1),
+                encoded.mask.expand(len(crops), -1, -1),
+                encoded.adjacency.expand(len(crops), -1, -1),
+            )
+        keypoints, scores = _numpy(pose.keypoints), _numpy(pose.scores)
+        return [
+            Prediction(
+                box=box,
+                crop=crop,
+                keypoints=crop.to_image(keypoints[row]),
+                scores=scores[row],
+                located=encoded.located,
+                pathways=self._evidence(pose, row, encoded),
+            )
+            for row, (box, crop) in enumerate(zip(wanted, crops, strict=True))
+        ]
+
+    def encode_support(self, support: SupportDefinition) -> EncodedSupport:
+        """Encodes a support once for many queries.
+
+        Raises:
+            MissingModalityError: it lacks what the model needs.
+            PredictionError: a keypoint or a box lies outside its image.
+            OSError: an image cannot be read.
+        """
+        count = len(support.keypoints)
+        if not 1 <= count <= self.configuration.max_keypoints:
+            raise PredictionError(f"keypoints: {count}; from 1 to {self.configuration.max_keypoints}")
+        used = usable_modalities(self.configuration, support)
+        inputs: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            if self.configuration.reads_images:
+                inputs |= self._image_inputs(support.examples if "image" in used else (), count)
+            if self.configuration.reads_text:
+                inputs["embeddings"] = self._embeddings(support, used)
+            tokens, mask = self._system.fuse_support(**inputs)
+        adjacency = torch.zeros(1, count, count, device=self.device)
+        for start, end in support.skeleton:
+            adjacency[0, start, end] = adjacency[0, end, start] = 1
+        return EncodedSupport(support, tokens, mask, adjacency, used)
+
+    def _encode_images(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        return self._system.encode_image(torch.from_numpy(np.stack(crops)).to(self.device))
+
+    def _crop(self, box: Box, image: npt.NDArray[np.uint8], field: str) -> Crop:
+        height, width = image.shape[:2]
+        if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
+            raise PredictionError(f"{field}: outside the image, which is {width} × {height} pixels")
+        size, padding = self.configuration.backbone.image_size, self.configuration.box_padding
+        try:
+            return Crop.around(box.x, box.y, box.width, box.height, size=size, padding=padding)
+        except ValueError as error:
+            raise PredictionError(f"{field}: {error}") from None
+
+    def _image_inputs(self, examples: Sequence[SupportExample], count: int) -> dict[str, Tensor]:
+        """features [1, S, C, F, F], keypoints [1, S, K, 2] and visible [1, S, K]; one empty shot if there are none."""
+        backbone = self.configuration.backbone
+        shots = max(len(examples), 1)
+        side = backbone.feature_size
+        features = torch.zeros(1, shots, backbone.channels, side, side, device=self.device)
+        keypoints = np.zeros((1, shots, count, 2), dtype=np.float32)
+        visible = np.zeros((1, shots, count), dtype=np.float32)
+        crops = []
+        for index, example in enumerate(examples):
+            field = f"examples[{index}]"
+            if example.image is None:
+                raise PredictionError(f"{field}.image: there is none")
+            pixels = read_image(example.image)
+            _check_inside(example, pixels, field)
+            crop = self._crop(example.box or _whole(pixels), pixels, f"{field}.box")
+            crops.append(crop.extract(pixels))
+            points = crop.to_crop(example.keypoints)
+            # What the crop cuts off cannot be learnt from, visible in the photograph or not.
+            seen = example.visible & ((points >= 0) & (points <= 1)).all(axis=1)
+            keypoints[0, index] = np.where(seen[:, np.newaxis], points, 0)
+            visible[0, index] = seen
+        if crops:
+            features = self._encode_images(crops).unsqueeze(0)
+        return {
+            "features": features,
+            "keypoints": torch.from_numpy(keypoints).to(self.device),
+            "visible": torch.from_numpy(visible).to(self.device),
+        }
+
+    def _embeddings(self, support: SupportDefinition, used: tuple[Modality, ...]) -> Tensor:
+        """[1, K, D]; 0 where texts are not used."""
+        assert self.configuration.text is not None
+        if "text" not in used:
+            return torch.zeros(1, len(support.keypoints), self.configuration.text.dimension, device=self.device)
+        if self._tokenizer is None:
+            raise PredictionError(f"the checkpoint brings no tokenizer for {self.configuration.text.name}")
+        texts = [keypoint.description.strip() or keypoint.name for keypoint in support.keypoints]
+        encodings = self._tokenizer.encode_batch(texts)
+        ids = torch.tensor([[encoding.ids for encoding in encodings]], device=self.device)
+        mask = torch.tensor([[encoding.attention_mask for encoding in encodings]], device=self.device)
+        return self._system.encode_text(ids, mask)
+
+    def _evidence(self, pose: Pose, row: int, support: EncodedSupport) -> tuple[PathwayEvidence, ...]:
+        side = self.configuration.head.similarity_size
+        several = len(pose.pathways) > 1
+        known: tuple[tuple[Modality, ...], ...] = (("image",), ("text",)) if several else (support.modalities,)
+        return tuple(
+            PathwayEvidence(
+                modalities=modalities,
+                similarity=_numpy(pathway.proposals.similarity[row]).reshape(-1, side, side),
+                attention=_numpy(pathway.attention[row].mean(0)).reshape(-1, side, side),
+                proposals=_numpy(pathway.proposals.peak[row]),
+                keypoints=_numpy(pathway.keypoints[-1, row]),
+                located=np.asarray(_numpy(support.mask[0, index]) > 0),
+            )
+            for index, (modalities, pathway) in enumerate(zip(known, pose.pathways, strict=True))
+        )
+
+
+def _check_inside(example: SupportExample, image: npt.NDArray[np.uint8], field: str) -> None:
+    height, width = image.shape[:2]
+    for index, axis in itertools.product(np.flatnonzero(example.visible), (0, 1)):
+        value = float(example.keypoints[index, axis])
+        if not 0 <= value <= (width, height)[axis]:
+            raise PredictionError(
+                f"{field}.keypoints[{index}].{'xy'[axis]}: {value:g}; "
+                f"outside the image, which is {width} × {height} pixels"
+            )
+
+
+def _whole(image: npt.NDArray[np.uint8]) -> Box:
+    height, width = image.shape[:2]
+    return Box(0, 0, width, height)
+
+
+def _numpy(tensor: Tensor) -> Float:
+    return np.asarray(tensor.float().cpu().numpy())

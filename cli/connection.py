@@ -1,0 +1,77 @@
+"""What every subcommand that calls a server has in common: options, and errors as one clear line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from cape.client import Client, ConnectionOptions
+from cape.client.errors import CapeError
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where and how to connect, as the command line says."""
+
+    target: str
+    options: ConnectionOptions
+
+    def client(self) -> Client:
+        """A client of that server; close it after use."""
+        return Client(self.target, self.options)
+
+
+def connects(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the connection options to a command, which gets a `Connection` as the argument `connection`.
+
+    What fails in the command (calls, files, annotations) ends it with one line and exit code 1.
+    """
+
+    @click.option("--target", default="localhost:50051", show_default=True, envvar="CAPESERVE_TARGET", help="Server.")
+    @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds until a call is given up.")
+    @click.option("--tls", is_flag=True, help="Encrypt, trusting the system's root certificates.")
+    @click.option("--root-certificates", type=_FILE, help="PEM file of the certificates to trust instead.")
+    @click.option("--client-certificate", type=_FILE, help="PEM file of this client's certificate.")
+    @click.option("--client-key", type=_FILE, help="PEM file of its private key.")
+    @click.option("--token", envvar="CAPESERVE_TOKEN", help="API token; better in CAPESERVE_TOKEN.")
+    @functools.wraps(command)
+    def connected(
+        *,
+        target: str,
+        timeout: float,
+        tls: bool,
+        root_certificates: str | None,
+        client_certificate: str | None,
+        client_key: str | None,
+        token: str | None,
+        **arguments: object,
+    ) -> object:
+        try:
+            options = ConnectionOptions(
+                timeout=timeout,
+                tls=tls,
+                root_certificates=root_certificates,
+                client_certificate=client_certificate,
+                client_key=client_key,
+                token=token,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        try:
+            return command(connection=Connection(target, options), **arguments)
+        except CapeError as error:
+            raise click.ClickException(f"{target}: {_one_line(error)}") from None
+        except (OSError, ValueError) as error:
+            raise click.ClickException(_one_line(error)) from None
+
+    return connected
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

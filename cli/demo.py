@@ -1,0 +1,228 @@
+"""`capeserve demo`: the whole way once, from a checkpoint to answers over gRPC, with pictures and a latency table."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from cape import __version__
+from cape.annotations import AnnotationError, read_support
+from cape.client import Box, CapeError, Client, PoseInstance, SupportDefinition, SupportExample
+from cape.manifest import Manifest, ManifestError, read_manifest
+from cli.consoles import console, step_progress
+from cli.server_process import ServerStartError, server_process
+
+PAIRS = (("astronaut", "grace_hopper"), ("grace_hopper", "astronaut"), ("cat", "raccoon"), ("raccoon", "cat"))
+"""Annotation files of the examples: a support, and a query whose annotation is the truth."""
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+UNTRAINED = "Untrained model: the positions mean nothing"
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Demonstration:
+    """What the steps of the demonstration share.
+
+    Attributes:
+        client: connected to the server.
+        supports: annotation of each photograph, by its name.
+        names: resource name of each, once registered.
+        manifest: of the repository that is served.
+        output: where pictures and tables go.
+        out: where lines are printed.
+    """
+
+    client: Client
+    supports: dict[str, SupportDefinition]
+    names: dict[str, str]
+    manifest: Manifest
+    output: Path
+    out: Console
+
+
+@click.command()
+@click.option("--output", type=_FOLDER, default="demo", show_default=True, help="Folder for everything that is made.")
+@click.option("--checkpoint", type=_FOLDER, help="Run this checkpoint.  [default: the demonstration's]")
+@click.option("--examples", type=_FOLDER, default=EXAMPLES, help="Folder of the photographs and their annotations.")
+@click.option("--requests", type=click.IntRange(min=20), default=20, show_default=True, help="Requests to measure.")
+@click.option("--serve", is_flag=True, help="Instead of pictures and a table, leave the server running.")
+@click.option("--port", type=int, default=50051, show_default=True, help="Port of the server that --serve leaves.")
+def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, serve: bool, port: int) -> None:
+    """Export a model, serve it, register supports and find their keypoints in other photographs."""
+    out = console()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        supports = {name: read_support(examples / f"{name}.yaml") for pair in PAIRS for name in pair}
+        repository = output / "repository"
+        manifest = _export(checkpoint, output, repository, out)
+        out.print("starting the server")
+        log = None if serve else output / "server.log"
+        with server_process(repository, port=port if serve else 0, log=log) as (process, target):
+            with Client(target) as client:
+                names = {name: client.create_support(support).name for name, support in supports.items()}
+                if not serve:
+                    demonstration = _Demonstration(client, supports, names, manifest, output, out)
+                    _estimate(demonstration)
+                    _measure(demonstration, requests)
+                    return
+            _say_how_to_call(target, names, examples, output, out)
+            try:
+                if process.wait() != 0:
+                    raise ServerStartError("the server ended; what it printed says why")
+            except KeyboardInterrupt:
+                out.print("stopping the server")
+    except (AnnotationError, CapeError, ManifestError, OSError, ServerStartError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+
+
+def _export(checkpoint: Path | None, output: Path, repository: Path, out: Console) -> Manifest:
+    """Exports the checkpoint, unless the repository was made from it by this version."""
+    try:
+        from cape.checkpoints import CheckpointError, load_checkpoint
+        from cape.towers import TowerError
+        from export.demonstration import demonstration_checkpoint
+        from export.graph import ExportError
+        from export.repository import export_repository
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; install it: pip install 'capeserve[demo]'") from None
+    try:
+        if checkpoint is None:
+            out.print("making the demonstration's checkpoint")
+            checkpoint = output / "checkpoint"
+            demonstration_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint)
+        kept = _kept(repository)
+        if kept is not None and (kept.source.sha256, kept.capeserve_version) == (loaded.sha256, __version__):
+            out.print(f"{repository} was exported from it before")
+            return kept
+        out.print(f"exporting it to {repository}")
+        with step_progress() as progress:
+            return export_repository(loaded, repository, force=True, progress=progress).manifest
+    except (CheckpointError, ExportError, TowerError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _kept(repository: Path) -> Manifest | None:
+    """The manifest of a repository; None where there is none that this version reads."""
+    try:
+        return read_manifest(repository)
+    except ManifestError:
+        return None
+
+
+def _estimate(demonstration: _Demonstration) -> None:
+    """Answers every pair, and writes support and answer side by side."""
+    from cape.drawing import side_by_side, write_image
+
+    banner = None if demonstration.manifest.source.trained else UNTRAINED
+    for support_name, query_name in PAIRS:
+        support, truth = demonstration.supports[support_name], demonstration.supports[query_name]
+        shot, query = support.examples[0], truth.examples[0]
+        assert query.image is not None
+        name = demonstration.names[support_name]
+        pose = demonstration.client.estimate(query.image, name, boxes=[_box(query)])
+        (instance,) = pose.instances
+        picture = side_by_side(
+            [
+                (f"support: {support_name}", _draw(shot, support, shot.keypoints, None, shot.visible)),
+                (
+                    f"query: {query_name}, as {pose.provenance.model} sees it",
+                    _draw(query, support, instance.keypoints, instance.scores, instance.located),
+                ),
+            ],
+            banner=banner,
+        )
+        path = demonstration.output / f"{support_name}_to_{query_name}.png"
+        write_image(picture, path)
+        error = f"mean error {_mean_error(instance, query) * 100:.1f} % of the box"
+        demonstration.out.print(f"wrote {path}: {error}{f' ({banner.lower()})' if banner else ''}")
+
+
+def _draw(
+    photograph: SupportExample,
+    support: SupportDefinition,
+    keypoints: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32] | None,
+    located: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.uint8]:
+    """The part of a photograph around its box, with keypoints."""
+    from cape.drawing import draw_pose, read_image
+
+    assert photograph.image is not None
+    box = _box(photograph)
+    margin = 0.3 * max(box.width, box.height)
+    around = Box(box.x - margin, box.y - margin, box.width + 2 * margin, box.height + 2 * margin)
+    return draw_pose(
+        read_image(photograph.image),
+        keypoints,
+        support.names,
+        skeleton=support.skeleton,
+        scores=scores,
+        located=located,
+        box=box,
+        focus=around,
+    )
+
+
+def _box(example: SupportExample) -> Box:
+    if example.box is None:
+        raise AnnotationError("the demonstration's annotations need a box")
+    return example.box
+
+
+def _mean_error(instance: PoseInstance, truth: SupportExample) -> float:
+    """Mean distance from the truth as a share of the box's longer side, over the keypoints that both locate."""
+    both = instance.located & truth.visible
+    distances = np.linalg.norm(instance.keypoints - truth.keypoints, axis=1)[both]
+    return float(distances.mean() / max(instance.box.width, instance.box.height))
+
+
+def _measure(demonstration: _Demonstration, requests: int) -> None:
+    """Prints the latency table, and writes it as Markdown."""
+    from benchmarks.latency import describe_machine, latency_markdown, latency_table, measure_latency
+
+    client, manifest = demonstration.client, demonstration.manifest
+    demonstration.out.print(f"measuring {requests} warm and {requests} cold requests")
+    query = demonstration.supports["grace_hopper"].examples[0]
+    assert query.image is not None
+    support = demonstration.supports["astronaut"]
+    latency = measure_latency(client, query.image, _box(query), support, requests)
+    model = next(model for model in client.models() if model.is_default)
+    performance = next(row for row in client.performance() if row.model == model.name)
+    parameters = manifest.systems[model.system].parameters / 1e6
+    notes = [
+        f"This machine: {describe_machine()}; {model.engine}, {model.precision}.",
+        f"This model: {model.system}, {model.backbone} and {model.text_encoder}, {parameters:.1f} M parameters.",
+        "Warm: the support was encoded before. Cold: each request brings a support that the server has never seen; "
+        "its photograph and texts are encoded too, as in the paper's measurement.",
+    ]
+    if performance.paper is not None:
+        notes.append(
+            "The paper's row: the same system with Swin V2-S and gte-base, 195.7 M parameters, on an RTX 3060."
+        )
+    if not manifest.source.trained:
+        notes.append(f"{UNTRAINED}; how long they take does not depend on that.")
+    demonstration.out.print(latency_table(latency, performance.paper, notes))
+    path = demonstration.output / "latency.md"
+    path.write_text(latency_markdown(latency, performance.paper, notes), encoding="utf-8")
+    demonstration.out.print(f"wrote {path}")
+
+
+def _say_how_to_call(target: str, names: dict[str, str], examples: Path, output: Path, out: Console) -> None:
+    """Prints what is registered, and two commands to copy."""
+    for name, resource in names.items():
+        out.print(f"{resource}  {name}")
+    query = str(examples / "grace_hopper.jpg")
+    estimate = ("estimate", query, "--support", names["astronaut"], "--output", str(output), "--target", target)
+    out.print(f"\nThe server listens on {target} until Ctrl-C. In another terminal:\n")
+    out.print(f"  {shlex.join(('capeserve', *estimate))}")
+    out.print(f"  capeserve support list --target {target}\n")

@@ -1,0 +1,63 @@
+"""The command `capeserve`: a module per subcommand, imported only when that subcommand runs."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from cape import __version__
+
+COMMANDS = {
+    "bench": "Measure what systems cost.",
+    "demo": "Export, serve, register and estimate: pictures and a latency table.",
+    "estimate": "Find the keypoints of a support in photographs.",
+    "explain": "Show why keypoints are found where they are.",
+    "export": "Turn a checkpoint into a model repository.",
+    "serve": "Serve a model repository over gRPC.",
+    "support": "Register, list, show and delete supports.",
+}
+"""Subcommands and their help, said here so that showing the list imports none of them."""
+
+EXTRAS = {
+    "torch": "export",
+    "transformers": "export",
+    "safetensors": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+"""Libraries that the base install leaves out → the extra that brings them."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of `cli`, each with a command named like its file."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of the subcommands."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Imports a subcommand; None where there is none of that name."""
+        if name not in COMMANDS:
+            return None
+        try:
+            command: click.Command = getattr(importlib.import_module(f"cli.{name}"), name)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"{name} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"
+            ) from None
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="capeserve")
+def main() -> None:
+    """Category-agnostic pose estimation as a service."""

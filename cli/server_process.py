@@ -1,0 +1,117 @@
+"""A server in a process of its own, as `capeserve serve` starts it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cape.client import Client
+from cape.client.errors import UnavailableError
+
+_COMMAND = (sys.executable, "-c", "from cli.main import main; main()", "serve")
+"""What the command `capeserve serve` runs, whether or not its folder is on PATH."""
+
+_STOP_SECONDS = 40.0
+"""A server finishes what runs before it ends; its own limit is 30 s."""
+
+
+class ServerStartError(RuntimeError):
+    """The server ended instead of serving; the message is the last line that it printed, or why there is none."""
+
+
+@contextmanager
+def server_process(
+    repository: Path, *, port: int = 0, log: Path | None = None, ready_seconds: float = 120.0
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Runs a server until the block is left; supports are kept in its memory only.
+
+    In the main thread SIGTERM ends the block as Ctrl-C does, so that no server is left behind.
+
+    Args:
+        repository: what `capeserve export` wrote.
+        port: where it listens; 0 for a free port.
+        log: file for what it prints; None for this process's own error stream.
+        ready_seconds: how long it may take to become ready.
+
+    Yields:
+        The process, and "host:port".
+
+    Raises:
+        ServerStartError: it ended, or did not become ready.
+    """
+    port = _free_port(port)
+    target = f"127.0.0.1:{port}"
+    arguments = (
+        "--repository",
+        str(repository),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--metrics-port",
+        "0",
+        "--registry",
+        "sqlite://",
+    )
+    output = None if log is None else log.open("wb")
+    with _sigterm_interrupts():
+        process = subprocess.Popen((*_COMMAND, *arguments), stdout=output, stderr=output)
+        try:
+            _wait(process, target, ready_seconds, log)
+            yield process, target
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if output is not None:
+                output.close()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Lets SIGTERM raise KeyboardInterrupt, so that what must be undone is; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port if nobody listens on it; any free one for 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            raise ServerStartError(f"port {wanted} is taken by another program") from None
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], target: str, seconds: float, log: Path | None) -> None:
+    end = time.monotonic() + seconds
+    with Client(target) as client:
+        while True:
+            try:
+                client.wait_ready(timeout=1.0)
+            except UnavailableError as error:
+                if process.poll() is not None:
+                    lines = log.read_text(errors="replace").strip().splitlines() if log is not None else []
+                    raise ServerStartError(lines[-1] if lines else "the server ended before it was ready") from None
+                if time.monotonic() > end:
+                    raise ServerStartError(str(error)) from None
+            else:
+                return

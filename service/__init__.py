@@ -1,0 +1,1 @@
+"""The gRPC service: API, preparation, batching, caches, support registry and engines."""

@@ -1,0 +1,154 @@
+"""The parts of a server, put together from its settings; everything but the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cape import __version__
+from cape.manifest import Manifest, ManifestError, read_manifest
+from service.batching import Batcher
+from service.engine import Engine
+from service.errors import EngineError
+from service.handlers.estimation import Estimation
+from service.images import ImageLimits
+from service.metrics import Metrics
+from service.onnx_engine import OnnxRuntimeEngine
+from service.performance import PerformanceMonitor
+from service.pipeline import PoseEstimator, support_cache
+from service.registry import RegistryError, SupportRegistry
+from service.settings import Settings
+from service.sqlite_registry import SqliteRegistry
+from service.support_encoder import SupportEncoder
+from service.supports import Supports
+from service.texts import embedding_cache, text_embedders
+
+
+class StartError(Exception):
+    """A server that cannot start; the message is one line and says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What the handlers need.
+
+    Attributes:
+        manifest: what is served.
+        default_system: answers requests that name no model.
+        engine: runs the models.
+        batcher: in front of it.
+        supports: registered ones, and those sent along.
+        estimation: answers queries.
+        metrics: for Prometheus.
+        performance: for GetPerformanceReport.
+    """
+
+    manifest: Manifest
+    default_system: str
+    engine: Engine
+    batcher: Batcher
+    supports: Supports
+    estimation: Estimation
+    metrics: Metrics
+    performance: PerformanceMonitor
+
+
+@asynccontextmanager
+async def open_application(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Application]:
+    """Loads the models and opens the registry; on leaving, finishes what runs and closes them.
+
+    Args:
+        settings: of the server.
+        engine: runs the models instead of ONNX Runtime in this process; closed on leaving as well.
+
+    Raises:
+        StartError: the repository or the registry cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            manifest = read_manifest(settings.repository)
+            default_system = settings.default_system or next(iter(manifest.systems))
+            if default_system not in manifest.systems:
+                raise StartError(
+                    f"default_system: {default_system!r} is not in {settings.repository}, which has: "
+                    f"{', '.join(manifest.systems)}"
+                )
+            registry = open_registry(settings.registry)
+            stack.push_async_callback(registry.close)
+            if engine is None:
+                engine = await asyncio.to_thread(
+                    OnnxRuntimeEngine,
+                    settings.repository,
+                    manifest,
+                    threads=settings.threads,
+                    providers=settings.providers or None,
+                )
+            stack.callback(engine.close)
+        except (ManifestError, RegistryError) as error:
+            raise StartError(str(error)) from None
+        except EngineError as error:
+            raise StartError(f"{settings.repository}: {error}") from None
+        metrics = Metrics(manifest, version=__version__, engine=engine.description)
+        batcher = Batcher(
+            engine,
+            manifest,
+            max_queue=settings.max_queue,
+            hang_seconds=settings.hang_seconds,
+            observer=metrics,
+        )
+        stack.push_async_callback(batcher.close)
+        pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        stack.callback(pool.shutdown)
+
+        texts = embedding_cache(settings.text_cache_bytes)
+        tokens = support_cache(settings.support_cache_bytes)
+        try:
+            embedders = text_embedders(settings.repository, manifest, batcher, texts)
+        except ValueError as error:
+            raise StartError(str(error)) from None
+        estimator = PoseEstimator(manifest, batcher, SupportEncoder(manifest, batcher, embedders), tokens)
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        supports = Supports(
+            registry,
+            manifest,
+            limits,
+            pool=pool,
+            definition_cache_bytes=settings.definition_cache_bytes,
+            max_page_bytes=settings.max_message_bytes,
+            forget=estimator.forget,
+        )
+        metrics.watch_cache("texts", texts)
+        metrics.watch_cache("supports", tokens)
+        metrics.watch_cache("definitions", supports.definitions)
+        performance = PerformanceMonitor(manifest.systems)
+        estimation = Estimation(
+            manifest,
+            estimator,
+            supports,
+            limits,
+            default_system=default_system,
+            max_boxes=settings.max_boxes,
+            pool=pool,
+            metrics=metrics,
+            performance=performance,
+        )
+        yield Application(manifest, default_system, engine, batcher, supports, estimation, metrics, performance)
+
+
+def open_registry(url: str) -> SupportRegistry:
+    """Opens the support registry that a URL names.
+
+    Args:
+        url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory.
+
+    Raises:
+        RegistryError: the URL means nothing to us, or the registry cannot be opened.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")) or rest == "/":
+        raise RegistryError(f"registry: expected sqlite:///FILE or sqlite://, not {url!r}")
+    return SqliteRegistry(Path(rest[1:]) if rest else None)

@@ -1,0 +1,161 @@
+"""What every call of cape.v1 passes through: limits, deadlines, metrics, and errors made into statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from service.errors import DeadlineError, InvalidFieldError, QueueFullError, UnavailableError
+from service.handlers.status import grpc_code, status_of
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "/cape.v1."
+"""Methods of other packages (health, reflection) are left alone: a full server still answers its probes."""
+
+SHUTTING_DOWN = "the server is shutting down"
+
+SMOOTHING = 0.1
+"""Weight of the newest call in the running mean of how long answered calls take."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+def deadline_of(context: Context, default_seconds: float) -> float:
+    """When the answer to a call is due, as an event loop time: what the caller said, or else the default."""
+    remaining = context.time_remaining()
+    now = asyncio.get_running_loop().time()
+    return now + (default_seconds if remaining is None else remaining)
+
+
+@asynccontextmanager
+async def due(deadline: float) -> AsyncIterator[None]:
+    """Ends what runs inside it when the deadline passes.
+
+    Raises:
+        DeadlineError: it passed.
+    """
+    try:
+        async with asyncio.timeout_at(deadline) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineError("the deadline has passed") from None
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of cape.v1, which may simply raise what goes wrong.
+
+    Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
+    """
+
+    def __init__(self, metrics: Metrics, max_in_flight: int) -> None:
+        """Takes the metrics to report to, and how many calls, and as many streams, may run at a time."""
+        self._metrics = metrics
+        self._max_in_flight = max_in_flight
+        self._in_flight = {False: 0, True: 0}
+        self._typical_seconds = 0.1
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def drain(self) -> None:
+        """Refuses calls from now on, and waits until none is running.
+
+        gRPC's own way to refuse calls, shutting down, cancels those that have arrived and not been taken up yet:
+        their callers would read CANCELLED, which they do not repeat.
+        """
+        self._draining = True
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """See `grpc.aio.ServerInterceptor`."""
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        if handler is None or not path.startswith(PACKAGE):
+            return handler
+        method = path.rpartition("/")[2]
+        streams = handler.request_streaming
+        behaviour = handler.stream_stream if streams else handler.unary_unary
+        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        return make(
+            self._guarded(behaviour, method, streams),
+            request_deserializer=_forgiving(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guarded(self, behaviour: Behaviour, method: str, streams: bool) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            code = grpc.StatusCode.OK
+            self._metrics.request_started(method)
+            self._in_flight[streams] += 1
+            self._idle.clear()
+            try:
+                if self._draining:
+                    raise UnavailableError(SHUTTING_DOWN)
+                if self._in_flight[streams] > self._max_in_flight:
+                    raise QueueFullError(self._typical_seconds)
+                return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
+            except asyncio.CancelledError:
+                # gRPC cancels the handler when its deadline passes, too.
+                remaining = context.time_remaining()
+                late = remaining is not None and remaining <= 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                status = status_of(error)
+                code = grpc_code(status)
+                answer = rpc_status.to_status(status)
+                return await context.abort(answer.code, answer.details, answer.trailing_metadata)
+            finally:
+                seconds = time.perf_counter() - started
+                if not streams and code is grpc.StatusCode.OK:
+                    self._typical_seconds += SMOOTHING * (seconds - self._typical_seconds)
+                self._in_flight[streams] -= 1
+                if not any(self._in_flight.values()):
+                    self._idle.set()
+                self._metrics.request_finished(method, code.name, seconds)
+                logger.debug("%s %s %.1f ms", method, code.name, seconds * 1e3)
+
+        return guarded
+
+
+def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault."""
+
+    def deserialized(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return error
+
+    return deserialized
+
+
+def _decoded(request: Any) -> Any:
+    """A request, unless its bytes were no message: then raises InvalidFieldError."""
+    if isinstance(request, DecodeError):
+        raise InvalidFieldError("request", "not a message of the type that this method takes")
+    return request
+
+
+async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, each passed through `_decoded`."""
+    async for request in requests:
+        yield _decoded(request)

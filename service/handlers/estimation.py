@@ -1,0 +1,206 @@
+"""One query, from the request to the answer, whichever method it came by."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cape.geometry import Crop
+from cape.manifest import Manifest
+from cape.v1 import image_pb2, pose_service_pb2
+from service.errors import InvalidFieldError, NotFoundError
+from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
+from service.handlers.calls import due
+from service.images import ImageLimits, check_image, read_image
+from service.metrics import STAGES, Metrics, Stage
+from service.performance import PerformanceMonitor
+from service.pipeline import PoseEstimator, QueryFeatures, SupportTokens, SupportTrace
+from service.preparation import query_crops
+from service.support_definition import check_box
+from service.supports import Supports, SupportSource
+from service.tasks import together
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A query image after the backbone.
+
+    Attributes:
+        height, width: of the upright image, in pixels.
+        crops: one per box.
+        features: of the crops.
+        decode, prepare: seconds that these stages took, waiting for a thread included in the first.
+    """
+
+    height: int
+    width: int
+    crops: list[Crop]
+    features: QueryFeatures
+    decode: float
+    prepare: float
+
+
+class Estimation:
+    """Answers queries; knows messages, but nothing of calls and statuses."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        estimator: PoseEstimator,
+        supports: Supports,
+        limits: ImageLimits,
+        *,
+        default_system: str,
+        max_boxes: int,
+        pool: Executor,
+        metrics: Metrics,
+        performance: PerformanceMonitor,
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            manifest: what is served.
+            estimator: runs the models.
+            supports: finds supports.
+            limits: how large an image may be.
+            default_system: answers requests that name no model.
+            max_boxes: most boxes of a request.
+            pool: threads that decode images.
+            metrics: told how long the stages took.
+            performance: told how long each query took.
+        """
+        self._manifest = manifest
+        self._estimator = estimator
+        self._supports = supports
+        self._limits = limits
+        self._default_system = default_system
+        self._max_boxes = max_boxes
+        self._pool = pool
+        self._metrics = metrics
+        self._performance = performance
+        self._versions = {system: manifest.version(system) for system in manifest.systems}
+
+    async def answer(
+        self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
+    ) -> pose_service_pb2.EstimatePoseResponse:
+        """Answers one query.
+
+        Args:
+            request: from a caller, unchecked.
+            deadline: event loop time by which the answer is due.
+
+        Raises:
+            InvalidFieldError: field paths relative to the request.
+            ServiceError: any other of `service.errors`.
+        """
+        started = asyncio.get_running_loop().time()
+        async with due(deadline):
+            system = self._system(request.model)
+            self._check(request)
+            source = await self._source(request, deadline)
+            (support, trace, support_seconds), query = await together(
+                self._support(system, source, deadline), self._query(system, request, deadline)
+            )
+            options = request.options
+            estimates = await self._estimator.estimate(
+                system,
+                support,
+                query.features,
+                deadline,
+                similarity=options.include_similarity_maps,
+                proposals=options.include_proposals,
+            )
+        whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
+        normalized = options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
+        scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
+        response = pose_service_pb2.EstimatePoseResponse(
+            instances=[
+                pose_instance(source.definition.keypoint_names, crop, estimate, box, scale)
+                for crop, estimate, box in zip(query.crops, estimates.estimates, request.boxes or [whole], strict=True)
+            ],
+            provenance=provenance(f"{MODEL_PREFIX}{system}", self._versions[system], support.modalities, trace),
+        )
+        stages: dict[Stage, float] = {
+            "decode": query.decode,
+            "prepare": query.prepare,
+            "support": support_seconds,
+            "backbone": query.features.seconds,
+            "decoder": estimates.seconds,
+            "queue": max(trace.queue_seconds, query.features.queue_seconds) + estimates.queue_seconds,
+        }
+        for stage in STAGES:
+            self._metrics.stage_finished(stage, stages[stage])
+            getattr(response.timing, stage).CopyFrom(duration(stages[stage]))
+        self._metrics.instances_answered(system, len(query.crops))
+        total = asyncio.get_running_loop().time() - started
+        response.timing.total.CopyFrom(duration(total))
+        self._performance.record(system, total, instances=len(query.crops), warm=trace.cache_hit)
+        return response
+
+    def _system(self, model: str) -> str:
+        """The system that a request means."""
+        if not model:
+            return self._default_system
+        system = model.removeprefix(MODEL_PREFIX)
+        if not model.startswith(MODEL_PREFIX) or not system:
+            raise InvalidFieldError("model", f"{model[:50]!r} is not the name of a model, '{MODEL_PREFIX}…'")
+        if system not in self._manifest.systems:
+            raise NotFoundError("cape.v1.Model", model[:200], f"there is no model {model[:200]!r}")
+        return system
+
+    def _check(self, request: pose_service_pb2.EstimatePoseRequest) -> None:
+        """Checks what costs nothing to check."""
+        try:
+            check_image(request.image, self._limits)
+        except InvalidFieldError as error:
+            raise error.within("image") from None
+        if len(request.boxes) > self._max_boxes:
+            raise InvalidFieldError("boxes", f"{len(request.boxes)}; at most {self._max_boxes}")
+        for index, box in enumerate(request.boxes):
+            try:
+                check_box(box)
+            except InvalidFieldError as error:
+                raise error.within(f"boxes[{index}]") from None
+        space = request.options.coordinate_space
+        if space not in pose_service_pb2.CoordinateSpace.values():
+            raise InvalidFieldError("options.coordinate_space", f"{space} is not a coordinate space")
+
+    async def _source(self, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> SupportSource:
+        match request.WhichOneof("support_source"):
+            case "support":
+                return await self._supports.registered(request.support, deadline)
+            case "inline_support":
+                return await self._supports.inline(request.inline_support)
+            case _:
+                raise InvalidFieldError("support", "missing: name a support, or send an inline_support")
+
+    async def _support(
+        self, system: str, source: SupportSource, deadline: float
+    ) -> tuple[SupportTokens, SupportTrace, float]:
+        """The tokens of a support, how they were got, and in how many seconds."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        tokens, trace = await self._estimator.support_tokens(system, source.definition.name, source.load, deadline)
+        return tokens, trace, loop.time() - started
+
+    async def _query(self, system: str, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> _Query:
+        """Decodes and crops the query image and runs the backbone on the crops."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        def decode_and_crop() -> tuple[tuple[int, ...], list[Crop], list[np.ndarray], float]:
+            try:
+                image = read_image(request.image, self._limits)
+            except InvalidFieldError as error:
+                raise error.within("image") from None
+            decoded = loop.time()
+            crops = query_crops(request.boxes, image, self._manifest)
+            return image.shape, crops, [crop.extract(image) for crop in crops], decoded
+
+        shape, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
+        prepared = loop.time()
+        features = await self._estimator.query_features(system, pixels, deadline)
+        return _Query(shape[0], shape[1], crops, features, decoded - started, prepared - decoded)

@@ -1,0 +1,105 @@
+"""ModelService: what is served, and how fast."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from cape.manifest import Manifest, ModalityUse
+from cape.v1 import modality_pb2, model_service_pb2, model_service_pb2_grpc
+from service.errors import InvalidFieldError
+from service.handlers.answers import MODEL_PREFIX, duration
+from service.handlers.calls import Context
+from service.performance import Percentiles, PerformanceMonitor, SystemPerformance
+from service.registry import page_size_of
+
+PARITY_OUTPUT = "chain.keypoints"
+"""The manifest's parity entry that an answer's keypoints depend on: all components run in sequence."""
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Says what is served, and how fast."""
+
+    def __init__(
+        self, manifest: Manifest, performance: PerformanceMonitor, *, default_system: str, engine: str
+    ) -> None:
+        """Takes the manifest, the live figures, the system that is the default, and what runs the models."""
+        self._performance = performance
+        self._models = [_model(manifest, system, default_system, engine) for system in manifest.systems]
+
+    async def ListModels(  # noqa: N802
+        self, request: model_service_pb2.ListModelsRequest, context: Context
+    ) -> model_service_pb2.ListModelsResponse:
+        """See model_service.proto."""
+        size = page_size_of(request.page_size)
+        start = _start(request.page_token, [model.name for model in self._models])
+        page = self._models[start : start + size]
+        more = start + size < len(self._models)
+        token = base64.urlsafe_b64encode(page[-1].name.encode()).decode() if more else ""
+        return model_service_pb2.ListModelsResponse(models=page, next_page_token=token)
+
+    async def GetPerformanceReport(  # noqa: N802
+        self, request: model_service_pb2.GetPerformanceReportRequest, context: Context
+    ) -> model_service_pb2.GetPerformanceReportResponse:
+        """See model_service.proto."""
+        figures = [_performance(system) for system in self._performance.report()]
+        return model_service_pb2.GetPerformanceReportResponse(models=figures)
+
+
+def _performance(system: SystemPerformance) -> model_service_pb2.ModelPerformance:
+    message = model_service_pb2.ModelPerformance(
+        model=f"{MODEL_PREFIX}{system.system}",
+        count=system.instances,
+        warm=_percentiles(system.warm),
+        cold=_percentiles(system.cold),
+        frames_per_second=system.frames_per_second,
+        speed_ratio=system.speed_ratio,
+    )
+    message.start_time.FromNanoseconds(round(system.start_time * 1e9))
+    if system.paper is not None:
+        message.paper.time.CopyFrom(duration(system.paper.seconds))
+        message.paper.frames_per_second = system.paper.frames_per_second
+    return message
+
+
+def _percentiles(percentiles: Percentiles) -> model_service_pb2.LatencyPercentiles:
+    return model_service_pb2.LatencyPercentiles(
+        count=percentiles.count,
+        p50=duration(percentiles.p50),
+        p95=duration(percentiles.p95),
+        p99=duration(percentiles.p99),
+    )
+
+
+def _start(token: str, names: list[str]) -> int:
+    """Where the page of a token begins: after the model that the page before ended with."""
+    if not token:
+        return 0
+    try:
+        return names.index(base64.b64decode(token, altchars=b"-_", validate=True).decode()) + 1
+    except (binascii.Error, ValueError):
+        raise InvalidFieldError("page_token", "not a token that this server gave out") from None
+
+
+def _model(manifest: Manifest, name: str, default_system: str, engine: str) -> model_service_pb2.Model:
+    system = manifest.systems[name]
+    uses: dict[modality_pb2.Modality.ValueType, ModalityUse] = {
+        modality_pb2.MODALITY_IMAGE: system.modalities.image,
+        modality_pb2.MODALITY_TEXT: system.modalities.text,
+    }
+    parity = [entry.largest for entry in system.parity if entry.output == PARITY_OUTPUT]
+    return model_service_pb2.Model(
+        name=f"{MODEL_PREFIX}{name}",
+        system=name,
+        version=manifest.version(name),
+        backbone=system.backbone,
+        text_encoder=system.text_encoder.name if system.text_encoder else "",
+        image_size=manifest.image_size,
+        max_keypoints=manifest.max_keypoints,
+        precision=manifest.components[system.components["image_backbone"]].precision,
+        required_modalities=[modality for modality, use in uses.items() if use == "required"],
+        optional_modalities=[modality for modality, use in uses.items() if use == "optional"],
+        parity_keypoints=max(parity, default=0.0),
+        engine=engine,
+        is_default=name == default_system,
+    )

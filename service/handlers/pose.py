@@ -1,0 +1,135 @@
+"""PoseService: one query, many in one message, or a stream of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
+from service.errors import InvalidFieldError, UnavailableError
+from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
+from service.handlers.estimation import Estimation
+from service.handlers.status import status_of
+from service.tasks import all_of
+
+
+class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
+    """Finds the keypoints of a support in query images."""
+
+    def __init__(
+        self,
+        estimation: Estimation,
+        *,
+        default_deadline: float,
+        max_batch_items: int,
+        batch_concurrency: int,
+        stream_concurrency: int,
+    ) -> None:
+        """Takes what answers queries, and the limits.
+
+        Args:
+            estimation: answers queries.
+            default_deadline: seconds that a query may take when its caller does not say.
+            max_batch_items: most queries of a batch.
+            batch_concurrency: queries of one batch that are worked on at a time.
+            stream_concurrency: queries of one stream that are read before one of them is answered.
+        """
+        self._estimation = estimation
+        self._default_deadline = default_deadline
+        self._max_batch_items = max_batch_items
+        self._batch_concurrency = batch_concurrency
+        self._stream_concurrency = stream_concurrency
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Makes every stream answer what it has read, and end."""
+        self._draining.set()
+
+    async def EstimatePose(  # noqa: N802
+        self, request: pose_service_pb2.EstimatePoseRequest, context: Context
+    ) -> pose_service_pb2.EstimatePoseResponse:
+        """See pose_service.proto."""
+        return await self._estimation.answer(request, deadline_of(context, self._default_deadline))
+
+    async def BatchEstimatePose(  # noqa: N802
+        self, request: pose_service_pb2.BatchEstimatePoseRequest, context: Context
+    ) -> pose_service_pb2.BatchEstimatePoseResponse:
+        """See pose_service.proto."""
+        if not 1 <= len(request.requests) <= self._max_batch_items:
+            raise InvalidFieldError(
+                "requests", f"{len(request.requests)}; between 1 and {self._max_batch_items} are needed"
+            )
+        deadline = deadline_of(context, self._default_deadline)
+        slots = asyncio.Semaphore(self._batch_concurrency)
+
+        async def item(query: pose_service_pb2.EstimatePoseRequest) -> pose_service_pb2.EstimatePoseResult:
+            async with slots:
+                return await self._result(query, deadline)
+
+        return pose_service_pb2.BatchEstimatePoseResponse(
+            results=await all_of(item(query) for query in request.requests)
+        )
+
+    async def StreamEstimatePose(  # type: ignore[override]  # noqa: N802
+        self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest], context: Context
+    ) -> None:
+        """See pose_service.proto.
+
+        A slot is given back only once its answer is written: a caller who does not read stops being read, and
+        gRPC's flow control passes that on.
+        """
+        slots = asyncio.Semaphore(self._stream_concurrency)
+        writing = asyncio.Lock()
+
+        async def item(message: pose_service_pb2.StreamEstimatePoseRequest) -> None:
+            try:
+                longest = asyncio.get_running_loop().time() + self._default_deadline
+                deadline = min(longest, deadline_of(context, self._default_deadline))
+                result = await self._result(message.request, deadline)
+                async with writing:
+                    await context.write(
+                        pose_service_pb2.StreamEstimatePoseResponse(request_id=message.request_id, result=result)
+                    )
+            finally:
+                slots.release()
+
+        try:
+            async with aclosing(self._until_draining(requests)) as messages, asyncio.TaskGroup() as items:
+                async for message in messages:
+                    await slots.acquire()
+                    items.create_task(item(message))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if self._draining.is_set():
+            raise UnavailableError(f"{SHUTTING_DOWN}; what was read has been answered")
+
+    async def _result(
+        self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
+    ) -> pose_service_pb2.EstimatePoseResult:
+        """Answers one query of several: its failure is part of the answer."""
+        try:
+            return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
+        except Exception as error:
+            return pose_service_pb2.EstimatePoseResult(error=status_of(error))
+
+    async def _until_draining(
+        self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]
+    ) -> AsyncGenerator[pose_service_pb2.StreamEstimatePoseRequest, None]:
+        """The requests of a stream, until it ends or the server wants to."""
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(requests))
+                try:
+                    await asyncio.wait((coming, draining), return_when=asyncio.FIRST_COMPLETED)
+                    if not coming.done():
+                        return
+                    message = coming.result()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    coming.cancel()
+                yield message
+        finally:
+            draining.cancel()

@@ -1,0 +1,101 @@
+"""The one place where errors become gRPC statuses with google.rpc details.
+
+| error | code | details beside ErrorInfo |
+|---|---|---|
+| InvalidFieldError | INVALID_ARGUMENT | BadRequest: the fields and what is wrong with each |
+| NotFoundError | NOT_FOUND | ResourceInfo |
+| UnusableSupportError, MissingModalityError | FAILED_PRECONDITION | PreconditionFailure |
+| QueueFullError | RESOURCE_EXHAUSTED | RetryInfo |
+| DeadlineError | DEADLINE_EXCEEDED | |
+| EngineError, UnavailableError | UNAVAILABLE | |
+| anything else | INTERNAL, and a traceback in the log | |
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from service.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidFieldError,
+    MissingModalityError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+    UnusableSupportError,
+)
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "capeserve"
+"""ErrorInfo.domain: who gives the reasons their meaning."""
+
+MAX_TEXT = 300
+"""Characters of a text in a status. Statuses travel in HTTP/2 headers, of which clients take 8 KB."""
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """Translates an error for a caller; logs it when it is not the caller's.
+
+    Anything that is not in the table becomes INTERNAL and keeps its text to itself: that goes to the log,
+    under a number that the caller can quote.
+    """
+    match error:
+        case InvalidFieldError():
+            fields = [
+                error_details_pb2.BadRequest.FieldViolation(field=field[:MAX_TEXT], description=text[:MAX_TEXT])
+                for field, text in error.violations
+            ]
+            details: list[Message] = [error_details_pb2.BadRequest(field_violations=fields)]
+            return _status(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", str(error), details)
+        case NotFoundError():
+            resource = error_details_pb2.ResourceInfo(
+                resource_type=error.resource_type, resource_name=error.resource_name[:MAX_TEXT]
+            )
+            return _status(code_pb2.NOT_FOUND, "NOT_FOUND", str(error), [resource])
+        case UnusableSupportError():
+            reason = "MISSING_MODALITY" if isinstance(error, MissingModalityError) else "UNUSABLE_SUPPORT"
+            violation = error_details_pb2.PreconditionFailure.Violation(
+                type=reason, subject=error.subject[:MAX_TEXT], description=str(error)[:MAX_TEXT]
+            )
+            failure = error_details_pb2.PreconditionFailure(violations=[violation])
+            return _status(code_pb2.FAILED_PRECONDITION, reason, str(error), [failure])
+        case QueueFullError():
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+            return _status(code_pb2.RESOURCE_EXHAUSTED, "SERVER_FULL", str(error), [retry])
+        case DeadlineError():
+            return _status(code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", str(error), [])
+        case EngineError():
+            # Its text may be the runtime's own, with paths and node names.
+            logger.error("engine failed: %s", error)
+            text = f"the engine could not run {error.component}"
+            return _status(code_pb2.UNAVAILABLE, "ENGINE_FAILED", text, [], component=error.component)
+        case UnavailableError():
+            return _status(code_pb2.UNAVAILABLE, "UNAVAILABLE", str(error), [])
+        case _:
+            number = uuid.uuid4().hex[:12]
+            logger.error("internal error %s", number, exc_info=error)
+            text = f"internal error; the server's log has it as {number}"
+            return _status(code_pb2.INTERNAL, "INTERNAL", text, [], log_id=number)
+
+
+def grpc_code(status: status_pb2.Status) -> grpc.StatusCode:
+    """The gRPC code of a status."""
+    return CODES[status.code]
+
+
+def _status(code: int, reason: str, message: str, details: list[Message], **metadata: str) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message[:MAX_TEXT])
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status

@@ -1,0 +1,65 @@
+"""SupportService: the supports that queries refer to by name."""
+
+from __future__ import annotations
+
+from cape.v1 import support_service_pb2, support_service_pb2_grpc
+from service.errors import InvalidFieldError
+from service.handlers.calls import Context, deadline_of, due
+from service.supports import Supports
+
+
+class SupportService(support_service_pb2_grpc.SupportServiceServicer):
+    """Keeps the supports that queries refer to by name."""
+
+    def __init__(self, supports: Supports, *, default_deadline: float) -> None:
+        """Takes the supports, and how many seconds a call may take when its caller does not say."""
+        self._supports = supports
+        self._default_deadline = default_deadline
+
+    async def CreateSupport(  # noqa: N802
+        self, request: support_service_pb2.CreateSupportRequest, context: Context
+    ) -> support_service_pb2.CreateSupportResponse:
+        """See support_service.proto."""
+        if not request.HasField("support"):
+            raise InvalidFieldError("support", "missing")
+        try:
+            async with due(deadline_of(context, self._default_deadline)):
+                support, existed = await self._supports.create(request.support)
+        except InvalidFieldError as error:
+            raise error.within("support") from None
+        return support_service_pb2.CreateSupportResponse(support=support, already_existed=existed)
+
+    async def GetSupport(  # noqa: N802
+        self, request: support_service_pb2.GetSupportRequest, context: Context
+    ) -> support_service_pb2.GetSupportResponse:
+        """See support_service.proto."""
+        pixels = _with_pixels(request.view, default=True)
+        async with due(deadline_of(context, self._default_deadline)):
+            support = await self._supports.get(request.name, pixels=pixels)
+        return support_service_pb2.GetSupportResponse(support=support)
+
+    async def ListSupports(  # noqa: N802
+        self, request: support_service_pb2.ListSupportsRequest, context: Context
+    ) -> support_service_pb2.ListSupportsResponse:
+        """See support_service.proto."""
+        pixels = _with_pixels(request.view, default=False)
+        async with due(deadline_of(context, self._default_deadline)):
+            page = await self._supports.list(request.page_size, request.page_token, pixels=pixels)
+        return support_service_pb2.ListSupportsResponse(supports=page.supports, next_page_token=page.next_page_token)
+
+    async def DeleteSupport(  # noqa: N802
+        self, request: support_service_pb2.DeleteSupportRequest, context: Context
+    ) -> support_service_pb2.DeleteSupportResponse:
+        """See support_service.proto."""
+        async with due(deadline_of(context, self._default_deadline)):
+            await self._supports.delete(request.name)
+        return support_service_pb2.DeleteSupportResponse()
+
+
+def _with_pixels(view: support_service_pb2.SupportView.ValueType, *, default: bool) -> bool:
+    """Whether a view holds the pixels of the examples."""
+    if view not in support_service_pb2.SupportView.values():
+        raise InvalidFieldError("view", f"{view} is not a view")
+    if view == support_service_pb2.SUPPORT_VIEW_UNSPECIFIED:
+        return default
+    return view == support_service_pb2.SUPPORT_VIEW_FULL

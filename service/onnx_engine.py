@@ -1,0 +1,145 @@
+"""Runs an exported repository in this process, with ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from cape.manifest import MODEL_FILE, Manifest, TensorSpec
+from service.cpus import available_cpus
+from service.engine import Tensors
+from service.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+PROVIDERS = (
+    "NvTensorRTRTXExecutionProvider",
+    "TensorrtExecutionProvider",
+    "CUDAExecutionProvider",
+    "OpenVINOExecutionProvider",
+    "CPUExecutionProvider",
+)
+"""Execution providers, best first."""
+
+HOST_PROVIDERS = ("OpenVINOExecutionProvider", "CPUExecutionProvider")
+"""Providers whose runs each use every CPU, so that a second one at the same time gains nothing."""
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session per component. Implements `service.engine.Engine`."""
+
+    def __init__(
+        self,
+        repository: Path,
+        manifest: Manifest,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        """Loads every component.
+
+        Args:
+            repository: folder of an exported repository.
+            manifest: its manifest.
+            threads: threads of a run; None takes one per CPU that this process may use.
+            providers: execution providers, best first; None takes the best that are installed.
+
+        Raises:
+            EngineError: a graph cannot be loaded, or a demanded provider is not installed or does not work.
+        """
+        self._manifest = manifest
+        installed = onnxruntime.get_available_providers()
+        for provider in providers or ():
+            if provider not in installed:
+                raise EngineError("engine", f"no {provider} here; installed are {', '.join(installed)}")
+        wanted = list(providers) if providers else [name for name in PROVIDERS if name in installed]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cpus()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Threads that spin after a run take the CPUs from the next component's.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+        def load(component: str) -> onnxruntime.InferenceSession:
+            try:
+                return onnxruntime.InferenceSession(
+                    repository / component / MODEL_FILE, sess_options=options, providers=wanted
+                )
+            except Exception as error:
+                raise EngineError(component, f"cannot be loaded: {error}") from error
+
+        with ThreadPoolExecutor(min(len(manifest.components), 4)) as pool:
+            sessions = pool.map(load, manifest.components)
+            self._sessions = dict(zip(manifest.components, sessions, strict=True))
+        # ONNX Runtime falls back in silence where a provider's libraries do not load.
+        for component, session in self._sessions.items():
+            if providers and session.get_providers()[0] != wanted[0]:
+                raise EngineError(component, f"{wanted[0]} does not work here; see ONNX Runtime's own messages")
+        self._provider = next(iter(self._sessions.values())).get_providers()[0]
+
+    @property
+    def description(self) -> str:
+        """'onnxruntime:' and the execution provider in use."""
+        return f"onnxruntime:{self._provider}"
+
+    @property
+    def concurrency(self) -> int:
+        """One batch at a time on CPUs; two on an accelerator, so that one is prepared while the other computes."""
+        return 1 if self._provider in HOST_PROVIDERS else 2
+
+    def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Runs a component on one batch; see `service.engine.Engine.run`.
+
+        Raises:
+            EngineError: no such component or output; inputs or outputs of another shape or type than the
+                manifest says; ONNX Runtime failed; or an output holds NaN or infinity.
+        """
+        session = self._sessions.get(component)
+        if session is None:
+            raise EngineError(component, "no such component")
+        spec = self._manifest.components[component]
+        sizes: dict[str, int] = {}
+        _check(component, spec.inputs, inputs, sizes)
+        wanted = [tensor for tensor in spec.outputs if tensor.name in outputs]
+        if len(wanted) != len(outputs):
+            known = ", ".join(tensor.name for tensor in spec.outputs)
+            raise EngineError(component, f"asked for {', '.join(outputs)}, has {known}")
+        names = [tensor.name for tensor in wanted]
+        try:
+            results = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise EngineError(component, f"{type(error).__name__}: {error}") from error
+        _check(component, wanted, results, sizes)
+        for name, array in results.items():
+            if not np.isfinite(array).all():
+                raise EngineError(component, f"{name} holds NaN or infinity")
+        return results
+
+    def close(self) -> None:
+        """Frees the sessions."""
+        self._sessions.clear()
+
+
+def _check(component: str, specs: Sequence[TensorSpec], arrays: Tensors, sizes: dict[str, int]) -> None:
+    """Compares names and shapes with the manifest; `sizes` remembers what a dynamic size was first seen as.
+
+    Raises:
+        EngineError: naming the tensor.
+    """
+    if arrays.keys() != {spec.name for spec in specs}:
+        expected = ", ".join(spec.name for spec in specs)
+        raise EngineError(component, f"expects {expected}; got {', '.join(arrays) or 'nothing'}")
+    for spec in specs:
+        array = arrays[spec.name]
+        expected_shape = [
+            sizes.setdefault(size, actual) if isinstance(size, str) else size
+            for size, actual in zip(spec.shape, array.shape, strict=False)
+        ]
+        if len(spec.shape) != array.ndim or list(array.shape) != expected_shape or array.dtype.name != spec.dtype:
+            described = f"{spec.dtype} {list(spec.shape)}"
+            raise EngineError(component, f"{spec.name} is {array.dtype} {list(array.shape)}, not {described}")

@@ -1,0 +1,212 @@
+"""From supports and query crops to keypoints.
+
+A support set is encoded once, into tokens that a cache keeps. A query then costs one pass of the image
+backbone and one of the pose decoder, and its backbone pass can run while the tokens are still being computed:
+
+    (support, trace), queries = await together(
+        estimator.support_tokens(system, name, load, deadline),
+        estimator.query_features(system, crops, deadline),
+    )
+    answer = await estimator.estimate(system, support, queries, deadline)
+
+Deadlines are event loop times; coordinates are fractions of the crop, 0–1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cape.manifest import Manifest
+from service.batching import Batcher
+from service.caches import SingleFlightCache
+from service.queues import RowResult
+from service.support_encoder import Modality, SupportEncoder, SupportTokens, SupportTrace, encode_images
+from service.support_set import SupportSet
+from service.tasks import all_of
+
+__all__ = [
+    "Estimate",
+    "Estimates",
+    "Modality",
+    "PoseEstimator",
+    "QueryFeatures",
+    "SupportCache",
+    "SupportTokens",
+    "SupportTrace",
+    "support_cache",
+]
+
+Float: TypeAlias = npt.NDArray[np.float32]
+
+SupportCache: TypeAlias = SingleFlightCache[tuple[str, str], tuple[SupportTokens, SupportTrace]]
+"""Support tokens, and how they were computed, by name of the support and version of the system."""
+
+
+def support_cache(max_bytes: int) -> SupportCache:
+    """A cache of support tokens that holds at most `max_bytes`."""
+    return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFeatures:
+    """Query crops after the image backbone.
+
+    Attributes:
+        features: one [C, F, F] per crop.
+        seconds: from the call to the last of them.
+        queue_seconds: of those, waiting for the engine (the longest wait of a crop).
+    """
+
+    features: tuple[npt.NDArray[Any], ...]
+    seconds: float
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The keypoints found in one crop.
+
+    Attributes:
+        keypoints: float32 [K, 2], x and y as fractions of the crop.
+        scores: float32 [K], 0–1.
+        located: bool [K]; where False the support says nothing of the keypoint, and its rows mean nothing.
+        similarity: float32 [K, H, W], raw similarity maps, if asked for.
+        proposals: float32 [K, 2], keypoints before refinement, if asked for.
+    """
+
+    keypoints: Float
+    scores: Float
+    located: npt.NDArray[np.bool_]
+    similarity: Float | None = None
+    proposals: Float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """The answer to a query.
+
+    Attributes:
+        estimates: one per crop, in the query's order.
+        seconds: what the pose decoder took, waiting included.
+        queue_seconds: of those, waiting for the engine (the longest wait of a crop).
+    """
+
+    estimates: tuple[Estimate, ...]
+    seconds: float
+    queue_seconds: float
+
+
+class PoseEstimator:
+    """Answers queries with the components of an exported repository."""
+
+    def __init__(self, manifest: Manifest, batcher: Batcher, encoder: SupportEncoder, supports: SupportCache) -> None:
+        """Puts the parts together.
+
+        Args:
+            manifest: what is served.
+            batcher: runs components.
+            encoder: computes support tokens.
+            supports: keeps them, see `support_cache`.
+        """
+        self._manifest = manifest
+        self._batcher = batcher
+        self._encoder = encoder
+        self._supports = supports
+        self._versions = {system: manifest.version(system) for system in manifest.systems}
+
+    async def support_tokens(
+        self, system: str, name: str, load: Callable[[], Awaitable[SupportSet]], deadline: float | None = None
+    ) -> tuple[SupportTokens, SupportTrace]:
+        """Looks a support's tokens up, or computes them; callers that ask at the same time share the work.
+
+        Args:
+            system: a system of the manifest.
+            name: the support's name, a digest of its content.
+            load: reads and prepares the support; called only when its tokens are not there.
+            deadline: event loop time by which they are needed.
+
+        Raises:
+            MissingModalityError: the support lacks what the system needs.
+            DeadlineError, QueueFullError, EngineError: from the batcher; and whatever `load` raises.
+        """
+
+        async def compute() -> tuple[SupportTokens, SupportTrace]:
+            return await self._encoder.encode(system, await load(), deadline)
+
+        (tokens, trace), hit = await self._supports.get((name, self._versions[system]), compute, deadline)
+        return tokens, SupportTrace(cache_hit=True) if hit else trace
+
+    async def query_features(
+        self, system: str, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
+    ) -> QueryFeatures:
+        """Runs the image backbone on query crops.
+
+        Args:
+            system: a system of the manifest.
+            crops: RGB, uint8 [size, size, 3] each, with the manifest's image_size.
+            deadline: event loop time by which they are needed.
+
+        Raises:
+            DeadlineError, QueueFullError, EngineError: from the batcher.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        rows = await encode_images(self._batcher, self._manifest.systems[system], crops, deadline)
+        features = tuple(row.outputs["features"] for row in rows)
+        return QueryFeatures(features, loop.time() - started, _longest_wait(rows))
+
+    async def estimate(
+        self,
+        system: str,
+        support: SupportTokens,
+        queries: QueryFeatures,
+        deadline: float | None = None,
+        *,
+        similarity: bool = False,
+        proposals: bool = False,
+    ) -> Estimates:
+        """Locates the keypoints of a support in query crops.
+
+        Args:
+            system: the system that both were computed for.
+            support: from `support_tokens`.
+            queries: from `query_features`.
+            deadline: event loop time by which the answer is needed.
+            similarity: also return similarity maps.
+            proposals: also return the keypoints before refinement.
+
+        Raises:
+            DeadlineError, QueueFullError, EngineError: from the batcher.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        component = self._manifest.systems[system].components["pose_decoder"]
+        outputs = ["keypoints", "scores"] + ["similarity"] * similarity + ["proposals"] * proposals
+        shared = {"support_tokens": support.tokens, "mask": support.mask, "adjacency": support.adjacency}
+        rows = await all_of(
+            self._batcher.submit(component, {"features": features, **shared}, outputs, deadline)
+            for features in queries.features
+        )
+        located = support.located
+        estimates = tuple(_estimate(row, located) for row in rows)
+        return Estimates(estimates, loop.time() - started, _longest_wait(rows))
+
+    def forget(self, name: str) -> None:
+        """Drops what was computed from a support, for every system: it has been deleted."""
+        self._supports.invalidate(lambda key: key[0] == name)
+
+
+def _longest_wait(rows: Sequence[RowResult]) -> float:
+    return max((row.waited for row in rows), default=0.0)
+
+
+def _estimate(row: RowResult, located: npt.NDArray[np.bool_]) -> Estimate:
+    """Cuts the padding off what the pose decoder says of one crop."""
+    outputs = {name: np.asarray(array[: len(located)], dtype=np.float32) for name, array in row.outputs.items()}
+    return Estimate(located=located, **outputs)

@@ -1,0 +1,136 @@
+"""Rows that wait for the engine: one batch item each, in groups that can share a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy.typing as npt
+
+REMEMBERED_RUNS = 32
+"""Engine runs per component from which run times are judged."""
+
+ENOUGH_RUNS = 3
+"""Runs below which nothing is concluded: the first ones allocate memory and are slow."""
+
+STALE_AFTER = 10.0
+"""Seconds after which run times say nothing any more. A few slow runs could otherwise turn every caller away
+for good, as a queue that refuses everybody never measures again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What became of a row.
+
+    Attributes:
+        outputs: the wanted outputs without batch axis; views of the batch, so whoever keeps one copies it.
+        waited: seconds before its batch ran.
+        ran: seconds that its batch took.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    waited: float
+    ran: float
+
+
+@dataclass(eq=False)
+class Row:
+    """One batch item, and the caller that waits for it.
+
+    Attributes:
+        number: place in the order of arrival.
+        component: what is to run on it.
+        inputs: arrays by input name, without batch axis.
+        outputs: names of the wanted outputs.
+        deadline: event loop time by which the result is needed.
+        submitted: event loop time of its arrival.
+        future: where the result or the error goes.
+        timer: what fails it when its time is up.
+    """
+
+    number: int
+    component: str
+    inputs: Mapping[str, npt.NDArray[Any]]
+    outputs: tuple[str, ...]
+    deadline: float | None
+    submitted: float
+    future: asyncio.Future[RowResult]
+    timer: asyncio.TimerHandle | None = None
+
+    @cached_property
+    def likeness(self) -> Hashable:
+        """What rows must have in common to share a batch: wanted outputs, and shapes and types of inputs."""
+        return self.outputs, *((name, array.shape, array.dtype) for name, array in sorted(self.inputs.items()))
+
+    def fail(self, error: Exception) -> None:
+        """Gives the caller an error, unless it has left or has its answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class RowQueue:
+    """The waiting rows of one component, and how fast the engine has been with it.
+
+    Attributes:
+        rows: how many wait.
+    """
+
+    def __init__(self, max_batch_size: int) -> None:
+        """Creates an empty queue whose batches have at most `max_batch_size` rows."""
+        self.rows = 0
+        self._max_batch_size = max_batch_size
+        self._groups: dict[Hashable, OrderedDict[int, Row]] = {}
+        self._runs: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_RUNS)
+        self._last_run = 0.0
+        self._least = 0.0
+
+    def __iter__(self) -> Iterator[Row]:
+        """Iterates over a copy, so that rows may be taken out on the way."""
+        return iter([row for group in self._groups.values() for row in group.values()])
+
+    def push(self, row: Row) -> None:
+        """Adds a row that has arrived after all others."""
+        self._groups.setdefault(row.likeness, OrderedDict())[row.number] = row
+        self.rows += 1
+
+    def remove(self, row: Row) -> bool:
+        """Takes a row out; False if it does not wait here any more."""
+        group = self._groups.get(row.likeness)
+        if group is None or group.pop(row.number, None) is None:
+            return False
+        self._shrunk(group, row.likeness, 1)
+        return True
+
+    def take(self) -> list[Row]:
+        """Takes the next batch out: the oldest row, and the oldest of those that can share its batch."""
+        likeness, group = min(self._groups.items(), key=lambda item: next(iter(item[1])))
+        batch = [group.popitem(last=False)[1] for _ in range(min(len(group), self._max_batch_size))]
+        self._shrunk(group, likeness, len(batch))
+        return batch
+
+    def _shrunk(self, group: OrderedDict[int, Row], likeness: Hashable, rows: int) -> None:
+        self.rows -= rows
+        if not group:
+            del self._groups[likeness]
+
+    def measured(self, rows: int, seconds: float, now: float) -> None:
+        """Remembers that a batch of `rows` rows took `seconds`."""
+        self._runs.append((rows, seconds))
+        self._last_run = now
+        self._least = min(seconds for _, seconds in self._runs)
+
+    def least_run_time(self, now: float) -> float:
+        """Seconds that every recent run has taken at least; 0 while there is too little to judge by."""
+        if len(self._runs) < ENOUGH_RUNS or now - self._last_run > STALE_AFTER:
+            return 0.0
+        return self._least
+
+    def time_to_empty(self) -> float:
+        """Seconds of the engine's time that the waiting rows need, at the pace of recent runs."""
+        seconds = sum(seconds for _, seconds in self._runs)
+        rows = sum(rows for rows, _ in self._runs)
+        return self.rows * seconds / rows if rows else 0.0

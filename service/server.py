@@ -1,0 +1,211 @@
+"""The gRPC server: what it listens on, how it starts, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from cape.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    pose_service_pb2,
+    pose_service_pb2_grpc,
+    support_service_pb2,
+    support_service_pb2_grpc,
+)
+from service.application import Application, StartError, open_application
+from service.engine import Engine
+from service.handlers.calls import CallInterceptor
+from service.handlers.models import ModelService
+from service.handlers.pose import PoseService
+from service.handlers.support import SupportService
+from service.settings import Settings
+
+__all__ = ["RunningServer", "StartError", "running_server", "serve"]
+
+logger = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (pose_service_pb2, "PoseService"),
+        (support_service_pb2, "SupportService"),
+        (model_service_pb2, "ModelService"),
+    )
+)
+
+FLUSH_SECONDS = 0.5
+"""After the last call has finished: time for its answer to leave, before what would never end by itself (health
+watches, reflection) is cut."""
+
+HEALTH_SECONDS = 1.0
+"""How often health is brought into line with the engine."""
+
+PING_MILLISECONDS = 10_000
+"""Clients may send keepalive pings this often; gRPC's default of 5 minutes throws them out for less."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers.
+
+    Attributes:
+        host: address that it listens on.
+        port: gRPC port; the one that was found where the settings say 0.
+        application: what it is made of.
+    """
+
+    host: str
+    port: int
+    application: Application
+
+    @property
+    def target(self) -> str:
+        """What a client connects to: 'host:port'."""
+        return _address(self.host, self.port)
+
+
+def _address(host: str, port: int) -> str:
+    """'host:port', an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def serve(settings: Settings) -> bool:
+    """Serves until SIGTERM or SIGINT, then finishes what runs and returns.
+
+    Returns:
+        Whether everything has ended; False while an engine run hangs, whose thread would keep the process alive.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    logger.info("settings: %s", settings.describe())
+    async with running_server(settings) as server:
+        logger.info(
+            "serving %s with %s on %s",
+            ", ".join(server.application.manifest.systems),
+            server.application.engine.description,
+            server.target,
+        )
+        await stop.wait()
+        logger.info("stopping: no new calls, finishing those that run")
+    ended = server.application.batcher.healthy
+    logger.info("stopped" if ended else "stopped, but for an engine run that hangs")
+    return ended
+
+
+@asynccontextmanager
+async def running_server(settings: Settings, engine: Engine | None = None) -> AsyncIterator[RunningServer]:
+    """A server within a program; on leaving, it stops accepting, finishes what runs, and closes everything.
+
+    Args:
+        settings: of the server; port 0 takes a free one.
+        engine: runs the models instead of ONNX Runtime in this process.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        application = await stack.enter_async_context(open_application(settings, engine))
+        if settings.metrics_port:
+            _start_metrics(settings, application, stack)
+        calls = CallInterceptor(application.metrics, settings.max_in_flight)
+        server = grpc.aio.server(
+            interceptors=(calls,),
+            options=(
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Two servers on one port would share its connections; the second one must fail instead.
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
+            ),
+        )
+        pose = _add_services(server, application, settings)
+        probes = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(probes, server)
+        if settings.reflection:
+            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        address = _address(settings.host, settings.port)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise StartError(f"cannot listen on {address}: is the port taken, or the host not ours?") from None
+        await server.start()
+        watching = asyncio.create_task(_report_health(application, probes))
+        try:
+            yield RunningServer(settings.host, port, application)
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await probes.enter_graceful_shutdown()
+            pose.drain()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(calls.drain(), settings.drain_seconds)
+            await server.stop(FLUSH_SECONDS)
+
+
+def _add_services(server: grpc.aio.Server, application: Application, settings: Settings) -> PoseService:
+    """Adds the services of cape.v1; returns the one that has streams to end."""
+    pose = PoseService(
+        application.estimation,
+        default_deadline=settings.default_deadline_seconds,
+        max_batch_items=settings.max_batch_items,
+        batch_concurrency=settings.batch_concurrency,
+        stream_concurrency=settings.stream_concurrency,
+    )
+    support = SupportService(application.supports, default_deadline=settings.default_deadline_seconds)
+    model = ModelService(
+        application.manifest,
+        application.performance,
+        default_system=application.default_system,
+        engine=application.engine.description,
+    )
+    pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
+    support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    return pose
+
+
+def _start_metrics(settings: Settings, application: Application, stack: AsyncExitStack) -> None:
+    """Serves the metrics to Prometheus until the stack unwinds."""
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host, registry=application.metrics.registry)
+    except OSError as error:
+        address = _address(settings.host, settings.metrics_port)
+        raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    stack.callback(stop)
+
+
+async def _report_health(application: Application, probes: health.aio.HealthServicer) -> None:
+    """Keeps the health service in line with the engine."""
+    reported = None
+    while True:
+        healthy = application.batcher.healthy
+        if healthy != reported:
+            status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
+            for service in ("", *SERVICES):
+                await probes.set(service, status)
+            reported = healthy
+        await asyncio.sleep(HEALTH_SECONDS)

