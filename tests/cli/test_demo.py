@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cape.checkpoints import load_checkpoint
+from cape.manifest import MANIFEST_NAME, read_manifest
 from cli.demo import PAIRS
 from cli.main import main
 from cli.server_process import ServerStartError, server_process
@@ -21,10 +23,14 @@ START = "from cli.main import main; main()"
 
 
 @pytest.fixture
-def output(tiny_repository: Path, tmp_path: Path) -> Path:
+def output(tiny_repository: Path, tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """The demonstration's folder, with the tiny model exported already."""
     folder = tmp_path / "demo"
-    shutil.copytree(tiny_repository, folder / "repository")
+    repository = shutil.copytree(tiny_repository, folder / "repository")
+    manifest = read_manifest(repository)
+    source = manifest.source.model_copy(update={"sha256": load_checkpoint(tiny_checkpoint).sha256})
+    exported = manifest.model_copy(update={"source": source})
+    (repository / MANIFEST_NAME).write_text(exported.model_dump_json(), encoding="utf-8")
     return folder
 
 

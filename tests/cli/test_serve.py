@@ -21,8 +21,9 @@ def test_every_setting_is_a_flag_with_an_explanation() -> None:
 def test_flags_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
 
-    async def run(settings: Settings) -> None:
+    async def run(settings: Settings) -> bool:
         seen.append(settings)
+        return True
 
     monkeypatch.setattr(service.server, "serve", run)
     arguments = ["--repository", "/models", "--port", "7", "--max-image-bytes", "1MiB", "--no-reflection"]
