@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,11 @@ from cli.consoles import console, step_progress
 
 if TYPE_CHECKING:
     from cape.configuration import SystemName
+    from cape.manifest import ParityEntry
+    from export.precision import Precision
     from export.repository import Exported
+    from export.tensorrt.editions import EditionName
+    from export.tensorrt.engines import BuiltEngine, EngineRequest
 
 PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 
@@ -50,6 +55,30 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="tokenizer.json of the text encoder, where the checkpoint does not bring one.",
 )
+@click.option(
+    "--tensorrt",
+    "edition",
+    is_flag=False,
+    flag_value="standard",
+    type=click.Choice(["standard", "rtx"]),
+    help="Build TensorRT engines too: for the card in this machine, served by Triton (no value), or with TensorRT for "
+    "RTX for the cards of --target, which need not be here (rtx).",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="smXX",
+    help="With --tensorrt rtx: compute capability to build for; repeatable. sm86 is the paper's RTX 3060.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float16",
+    show_default=True,
+    help="With --tensorrt: of matrix products and convolutions; what keypoints are read off stays in float32.",
+)
+@click.option("--strip-weights", is_flag=True, help="With --tensorrt: leave the weights out of the engines.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the repository to write.")
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
 def export(
@@ -59,6 +88,10 @@ def export(
     shot_visibility: Literal["all", "any"],
     untrained: Path | None,
     tokenizer: Path | None,
+    edition: EditionName | None,
+    targets: tuple[str, ...],
+    precision: Precision,
+    strip_weights: bool,
     output: Path,
     force: bool,
 ) -> None:
@@ -78,11 +111,15 @@ def export(
         from cape.towers import TowerError
         from export.graph import ExportError
         from export.repository import export_repository
+        from export.tensorrt.engines import EngineRequest, build_engines, check_request, engine_parity
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[export]'") from None
 
     errors = console(stderr=True)
+    request = EngineRequest(edition, targets, precision, strip_weights) if edition is not None else None
     try:
+        if request is not None:
+            check_request(request)
         with step_progress() as progress:
             progress("loading", 0, 1)
             if checkpoint is not None and checkpoint.suffix in PUBLISHED_SUFFIXES:
@@ -100,9 +137,16 @@ def export(
                 assert untrained is not None
                 source = untrained_checkpoint(untrained, tokenizer)
             exported = export_repository(source, output, force=force, progress=progress)
+            if request is not None:
+                built = build_engines(output, request, progress=progress)
+                progress("comparing the precision with float32", 0, 1)
+                parity = engine_parity(source, output, built, request)
     except (CheckpointError, ConfigurationError, ExportError, PublishedCheckpointError, TowerError) as error:
         raise click.ClickException(str(error)) from None
     console().print(parity_table(exported))
+    if request is not None:
+        for table in engine_tables(built, request, parity):
+            console().print(table)
     errors.print(f"Wrote {output}. Serve it: capeserve serve --repository {output}")
 
 
@@ -116,9 +160,32 @@ def parity_table(exported: Exported) -> Table:
         caption="Keypoints and proposals are fractions of the crop. "
         f"Left out, because two peaks are equal up to rounding: {exported.ties} keypoints.",
     )
+    _add_parity(table, system.parity)
+    return table
+
+
+def engine_tables(
+    built: Sequence[BuiltEngine], request: EngineRequest, parity: Sequence[ParityEntry]
+) -> tuple[Table, Table]:
+    """What was built, and how far its precision moves the answers."""
+    engines = Table(title=f"TensorRT engines, {', '.join(request.targets) or 'this card'}")
+    for heading in ("component", "MiB", "profiles", "products in half precision", "in float32"):
+        engines.add_column(heading, justify="left" if heading == "component" else "right")
+    for engine in built:
+        products = engine.engine.products
+        kept = products.get("FLOAT", 0)
+        size = f"{len(engine.engine.plan) / 2**20:.1f}"
+        row = (engine.component, size, str(len(engine.profiles)), str(sum(products.values()) - kept), str(kept))
+        engines.add_row(*row)
+    how = "the engines on this card" if request.edition == "standard" else "rounding emulated on the CPU"
+    precision = Table(title=f"{request.precision} against PyTorch float32, {how}")
+    _add_parity(precision, parity)
+    return engines, precision
+
+
+def _add_parity(table: Table, parity: Sequence[ParityEntry]) -> None:
     table.add_column("output")
     for heading in ("cases", "largest", "99.9 %", "spread of the output"):
         table.add_column(heading, justify="right")
-    for entry in system.parity:
+    for entry in parity:
         table.add_row(entry.output, str(entry.cases), f"{entry.largest:.1e}", f"{entry.p999:.1e}", f"{entry.scale:.2g}")
-    return table

@@ -10,6 +10,7 @@ import importlib.resources
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -85,6 +86,13 @@ class Differences:
         )
 
 
+class ComponentRuntime(Protocol):
+    """Runs components of an export by role."""
+
+    def run(self, role: str, inputs: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.float32]]:
+        """Runs one component on a batch; inputs that it does not take are passed over; outputs by name."""
+
+
 class Runtime:
     """Runs exported components in ONNX Runtime on the CPU."""
 
@@ -106,7 +114,7 @@ class Runtime:
         return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def compare_component(component: Component, runtime: Runtime, differences: Differences) -> None:
+def compare_component(component: Component, runtime: ComponentRuntime, differences: Differences) -> None:
     """Runs a component alone, at several sizes, on random inputs."""
     for seed, sizes in enumerate(COMPONENT_SIZES):
         tensors = component.example(seed=seed + 1, **sizes)
@@ -123,7 +131,9 @@ def compare_component(component: Component, runtime: Runtime, differences: Diffe
             _add(differences, f"{component.role}.{name}", name, value, actual[name], counted)
 
 
-def compare_chain(system: System, runtime: Runtime, tokenizer: Path | None, differences: Differences) -> Iterator[None]:
+def compare_chain(
+    system: System, runtime: ComponentRuntime, tokenizer: Path | None, differences: Differences
+) -> Iterator[None]:
     """Runs query image to keypoints, on random and on real inputs; yields after each case."""
     for (seed, sizes), real in itertools.product(enumerate(CHAIN_SIZES), (False, True)):
         inputs = chain_inputs(system.configuration, tokenizer, sizes, seed, real=real)
@@ -139,7 +149,9 @@ def compare_chain(system: System, runtime: Runtime, tokenizer: Path | None, diff
         yield
 
 
-def run_chain(runtime: Runtime, inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+def run_chain(
+    runtime: ComponentRuntime, inputs: Arrays
+) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
     """The components in sequence, as the service runs them.
 
     Returns:
