@@ -1,4 +1,4 @@
-"""COCO keypoint files as supports, and as boxes to look into.
+"""COCO keypoint files as supports, and as boxes to look into; `cape.data.coco_dataset` reads them as data sets.
 
 COCO's own skeletons count keypoints from 1, those of MP-100 and others from 0; which it is shows in the file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,24 +20,33 @@ SkeletonBase = Literal["detect", 0, 1]
 """The index of the first keypoint in the skeletons of a file."""
 
 
-class _Category(BaseModel):
+class CocoCategory(BaseModel):
+    """An entry of `categories`; only those with keypoints are of use here."""
+
     id: int
     name: str
+    supercategory: str = ""
     keypoints: list[str] = []
     skeleton: list[tuple[int, int]] = []
 
 
-class _Image(BaseModel):
+class CocoImage(BaseModel):
+    """An entry of `images`; `split` is not COCO's own, but common in files that hold several."""
+
     id: int
     file_name: str
+    split: str | None = None
 
 
-class _Annotation(BaseModel):
+class CocoAnnotation(BaseModel):
+    """An entry of `annotations`: one object."""
+
     id: int
     image_id: int
     category_id: int
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
     keypoints: list[float] = []
+    iscrowd: bool = False
 
     @property
     def box(self) -> Box | None:
@@ -60,9 +70,9 @@ class _Annotation(BaseModel):
 class CocoFile(BaseModel):
     """A COCO keypoint file; `read_coco` reads one."""
 
-    categories: list[_Category]
-    images: list[_Image]
-    annotations: list[_Annotation]
+    categories: list[CocoCategory]
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
     path: Path = Field(default=Path(), exclude=True)
     image_folder: Path | None = Field(default=None, exclude=True)
 
@@ -89,19 +99,15 @@ class CocoFile(BaseModel):
         """
         chosen = self._category(category)
         if len(set(chosen.keypoints)) < len(chosen.keypoints):
-            raise self._error(f"category {chosen.name!r}: two keypoints have the same name")
-        base = self._skeleton_base() if skeleton_base == "detect" else skeleton_base
-        skeleton = tuple((start - base, end - base) for start, end in chosen.skeleton)
-        for edge, (start, end) in zip(chosen.skeleton, skeleton, strict=True):
-            if not (0 <= start < len(chosen.keypoints) and 0 <= end < len(chosen.keypoints)):
-                raise self._error(f"category {chosen.name!r}: skeleton edge {list(edge)} joins a keypoint not there")
+            raise self.error(f"category {chosen.name!r}: two keypoints have the same name")
+        skeleton = self.skeleton(chosen, skeleton_base)
         annotations = self._choose(chosen, shots, image_ids, annotation_ids)
         return SupportDefinition(
             category=chosen.name,
             keypoints=tuple(KeypointDefinition(name) for name in chosen.keypoints),
             skeleton=skeleton,
             examples=tuple(
-                support_example(self._image_path(annotation.image_id), annotation.points, annotation.box)
+                support_example(self.image_path(annotation.image_id), annotation.points, annotation.box)
                 for annotation in annotations
             ),
         )
@@ -116,29 +122,91 @@ class CocoFile(BaseModel):
         found: dict[Path, list[Box]] = {}
         for annotation in self.annotations:
             if annotation.category_id == chosen.id and annotation.box is not None:
-                found.setdefault(self._image_path(annotation.image_id), []).append(annotation.box)
+                found.setdefault(self.image_path(annotation.image_id), []).append(annotation.box)
         return found
 
-    def _category(self, name: str | None) -> _Category:
-        usable = [category for category in self.categories if category.keypoints]
+    @property
+    def usable_categories(self) -> list[CocoCategory]:
+        """Those with keypoints, in the order of the file."""
+        return [category for category in self.categories if category.keypoints]
+
+    def skeleton(self, category: CocoCategory, base: SkeletonBase = "detect") -> tuple[tuple[int, int], ...]:
+        """A category's edges, as indices from 0.
+
+        Args:
+            category: one of this file.
+            base: index of the first keypoint in the skeletons of the file.
+
+        Raises:
+            AnnotationError: an edge joins a keypoint that is not there, or the file does not show its base.
+        """
+        first = self._skeleton_base() if base == "detect" else base
+        skeleton = tuple((start - first, end - first) for start, end in category.skeleton)
+        for edge, (start, end) in zip(category.skeleton, skeleton, strict=True):
+            if not (0 <= start < len(category.keypoints) and 0 <= end < len(category.keypoints)):
+                raise self.error(f"category {category.name!r}: skeleton edge {list(edge)} joins a keypoint not there")
+        return skeleton
+
+    def keypoint_annotations(self, category: CocoCategory) -> list[CocoAnnotation]:
+        """The annotations of a category with at least one labelled keypoint, in the order of the file.
+
+        Raises:
+            AnnotationError: one has not three numbers for each keypoint.
+        """
+        found = [annotation for annotation in self._by_category.get(category.id, ()) if annotation.keypoints]
+        for annotation in found:
+            if len(annotation.keypoints) != 3 * len(category.keypoints):
+                raise self.error(
+                    f"annotation {annotation.id}: {len(annotation.keypoints)} numbers, three for each of"
+                    f" {len(category.keypoints)} keypoints are needed"
+                )
+        return [annotation for annotation in found if annotation.labelled]
+
+    def image_path(self, image_id: int) -> Path:
+        """Where the file of an image is.
+
+        Raises:
+            AnnotationError: there is no such image, or its file is missing.
+        """
+        image = self.images_by_id.get(image_id)
+        if image is None:
+            raise self.error(f"there is no image {image_id}")
+        parent = self.path.parent
+        folders = [self.image_folder] if self.image_folder else [parent, parent / "images"]
+        for folder in folders:
+            if (folder / image.file_name).is_file():
+                return folder / image.file_name
+        raise self.error(f"image {image.file_name} is not in {' or '.join(str(folder) for folder in folders)}")
+
+    def error(self, message: str) -> AnnotationError:
+        """The error that says what is wrong in this file."""
+        return AnnotationError(f"{self.path}: {message}")
+
+    @cached_property
+    def images_by_id(self) -> dict[int, CocoImage]:
+        """Images by their ids."""
+        return {image.id: image for image in self.images}
+
+    @cached_property
+    def _by_category(self) -> dict[int, list[CocoAnnotation]]:
+        found: dict[int, list[CocoAnnotation]] = {}
+        for annotation in self.annotations:
+            found.setdefault(annotation.category_id, []).append(annotation)
+        return found
+
+    def _category(self, name: str | None) -> CocoCategory:
+        usable = self.usable_categories
         matching = [category for category in usable if name in (None, category.name)]
         if len(matching) != 1:
             names = ", ".join(repr(category.name) for category in usable) or "none with keypoints"
             wanted = "name one category" if name is None else f"there is no category {name!r}"
-            raise self._error(f"{wanted}; the file has {names}")
+            raise self.error(f"{wanted}; the file has {names}")
         return matching[0]
 
     def _choose(
-        self, category: _Category, shots: int, image_ids: Sequence[int], annotation_ids: Sequence[int]
-    ) -> list[_Annotation]:
-        candidates = [found for found in self.annotations if found.category_id == category.id and found.keypoints]
-        for found in candidates:
-            if len(found.keypoints) != 3 * len(category.keypoints):
-                raise self._error(
-                    f"annotation {found.id}: {len(found.keypoints)} numbers, three for each of"
-                    f" {len(category.keypoints)} keypoints are needed"
-                )
-        candidates = sorted((found for found in candidates if found.labelled), key=lambda found: -found.labelled)
+        self, category: CocoCategory, shots: int, image_ids: Sequence[int], annotation_ids: Sequence[int]
+    ) -> list[CocoAnnotation]:
+        candidates = sorted(self.keypoint_annotations(category), key=lambda found: -found.labelled)
         chosen = candidates[:shots]
         if annotation_ids:
             by_id = {found.id: found for found in candidates}
@@ -148,7 +216,7 @@ class CocoFile(BaseModel):
             chosen = [by_image[wanted] for wanted in image_ids if wanted in by_image]
         wanted = len(annotation_ids) or len(image_ids) or shots
         if len(chosen) < wanted:
-            raise self._error(f"category {category.name!r}: {len(chosen)} of {wanted} annotations with keypoints found")
+            raise self.error(f"category {category.name!r}: {len(chosen)} of {wanted} annotations with keypoints found")
         return chosen
 
     def _skeleton_base(self) -> int:
@@ -156,24 +224,10 @@ class CocoFile(BaseModel):
         from_zero = any(0 in edge for category in self.categories for edge in category.skeleton)
         from_one = any(len(category.keypoints) in edge for category in self.categories for edge in category.skeleton)
         if from_zero and from_one:
-            raise self._error("skeletons hold both index 0 and an index equal to the number of keypoints")
+            raise self.error("skeletons hold both index 0 and an index equal to the number of keypoints")
         if not from_zero and not from_one and any(category.skeleton for category in self.categories):
-            raise self._error("skeletons may count from 0 or from 1; say which with the skeleton base")
+            raise self.error("skeletons may count from 0 or from 1; say which with the skeleton base")
         return 1 if from_one else 0
-
-    def _image_path(self, image_id: int) -> Path:
-        name = next((image.file_name for image in self.images if image.id == image_id), None)
-        if name is None:
-            raise self._error(f"there is no image {image_id}")
-        parent = self.path.parent
-        folders = [self.image_folder] if self.image_folder else [parent, parent / "images"]
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-        raise self._error(f"image {name} is not in {' or '.join(str(folder) for folder in folders)}")
-
-    def _error(self, message: str) -> AnnotationError:
-        return AnnotationError(f"{self.path}: {message}")
 
 
 def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> CocoFile:

@@ -18,6 +18,9 @@ MANIFEST_NAME = "cape.json"
 MODEL_FILE = "1/model.onnx"
 """Path of a component's graph inside its folder: version 1, as Triton lays repositories out."""
 
+QUERY_SUFFIX = "_query"
+"""A system's Triton model that takes a query's crop and support tokens at once is called '<system>_query'."""
+
 Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder"]
 """What a component does. A system has one component per role; several systems may share a component."""
 
@@ -88,6 +91,14 @@ class ParityEntry(_Strict):
     scale: float = Field(ge=0, description="Standard deviation of the PyTorch output, to judge the difference by.")
 
 
+class SourceManifest(_Strict):
+    """Where the weights came from."""
+
+    checkpoint: str = Field(description="File or folder name of the checkpoint.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    trained: bool = Field(description="False for random weights, whose answers mean nothing.")
+
+
 class SystemManifest(_Strict):
     """One system: which component plays which role, and what it asks of a support."""
 
@@ -102,6 +113,7 @@ class SystemManifest(_Strict):
     text_encoder: TextEncoderManifest | None = None
     parameters: int = Field(ge=1)
     parity: tuple[ParityEntry, ...] = ()
+    source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
 
     @model_validator(mode="after")
     def _text_needs_an_encoder(self) -> SystemManifest:
@@ -109,14 +121,6 @@ class SystemManifest(_Strict):
         if reads_text and (self.text_encoder is None or "text_encoder" not in self.components):
             raise ValueError("a system that reads text needs a text encoder")
         return self
-
-
-class SourceManifest(_Strict):
-    """Where the weights came from."""
-
-    checkpoint: str = Field(description="File or folder name of the checkpoint.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    trained: bool = Field(description="False for random weights, whose answers mean nothing.")
 
 
 class Manifest(_Strict):

@@ -94,7 +94,7 @@ class Prediction:
 
 
 class Predictor:
-    """Estimates poses with a checkpoint.
+    """Estimates poses with a checkpoint; its weights must stay as they are while this is in use.
 
     Args:
         checkpoint: as `load_checkpoint` returns it.
@@ -106,6 +106,7 @@ class Predictor:
         self.device = torch.device(device)
         self._system = checkpoint.system.to(self.device).eval()
         self._tokenizer: Tokenizer | None = None
+        self._last_texts: tuple[list[str], Tensor] | None = None
         if self.configuration.text is not None and checkpoint.tokenizer is not None:
             self._tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer))
             self._tokenizer.enable_truncation(self.configuration.text.max_tokens)
@@ -132,14 +133,8 @@ class Predictor:
         encoded = support if isinstance(support, EncodedSupport) else self.encode_support(support)
         pixels = read_image(image)
         wanted = tuple(boxes) or (_whole(pixels),)
-        crops = [self._crop(box, pixels, f"boxes[{index}]") for index, box in enumerate(wanted)]
-        with torch.inference_mode():
-            pose = self._system.decode_pose(
-                self._encode_images([crop.extract(pixels) for crop in crops]),
-                encoded.tokens.expand(len(crops), -1, -1, -1),
-                encoded.mask.expand(len(crops), -1, -1),
-                encoded.adjacency.expand(len(crops), -1, -1),
-            )
+        crops = [self.crop(box, pixels, f"boxes[{index}]") for index, box in enumerate(wanted)]
+        pose = self.decode(self.encode_crops([crop.extract(pixels) for crop in crops]), encoded)
         keypoints, scores = _numpy(pose.keypoints), _numpy(pose.scores)
         return [
             Prediction(
@@ -177,10 +172,38 @@ class Predictor:
             adjacency[0, start, end] = adjacency[0, end, start] = 1
         return EncodedSupport(support, tokens, mask, adjacency, used)
 
-    def _encode_images(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-        return self._system.encode_image(torch.from_numpy(np.stack(crops)).to(self.device))
+    def encode_crops(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        """Runs the image backbone on crops, RGB, uint8 [size, size, 3] each; features [B, C, F, F] come out."""
+        with torch.inference_mode():
+            return self._system.encode_image(torch.from_numpy(np.stack(crops)).to(self.device))
 
-    def _crop(self, box: Box, image: npt.NDArray[np.uint8], field: str) -> Crop:
+    def decode(self, features: Tensor, support: EncodedSupport) -> Pose:
+        """Locates the keypoints of one support in queries, in one batch.
+
+        Args:
+            features: [B, C, F, F], from `encode_crops`.
+            support: from `encode_support`.
+        """
+        count = len(features)
+        with torch.inference_mode():
+            return self._system.decode_pose(
+                features,
+                support.tokens.expand(count, -1, -1, -1),
+                support.mask.expand(count, -1, -1),
+                support.adjacency.expand(count, -1, -1),
+            )
+
+    def crop(self, box: Box, image: npt.NDArray[np.uint8], field: str = "box") -> Crop:
+        """The square that the model sees of a box.
+
+        Args:
+            box: in pixels of the image.
+            image: the upright photograph, uint8 [H, W, 3].
+            field: what an error calls the box.
+
+        Raises:
+            PredictionError: the box lies outside the image.
+        """
         height, width = image.shape[:2]
         if box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
             raise PredictionError(f"{field}: outside the image, which is {width} × {height} pixels")
@@ -205,7 +228,7 @@ class Predictor:
                 raise PredictionError(f"{field}.image: there is none")
             pixels = read_image(example.image)
             _check_inside(example, pixels, field)
-            crop = self._crop(example.box or _whole(pixels), pixels, f"{field}.box")
+            crop = self.crop(example.box or _whole(pixels), pixels, f"{field}.box")
             crops.append(crop.extract(pixels))
             points = crop.to_crop(example.keypoints)
             # What the crop cuts off cannot be learnt from, visible in the photograph or not.
@@ -213,7 +236,7 @@ class Predictor:
             keypoints[0, index] = np.where(seen[:, np.newaxis], points, 0)
             visible[0, index] = seen
         if crops:
-            features = self._encode_images(crops).unsqueeze(0)
+            features = self.encode_crops(crops).unsqueeze(0)
         return {
             "features": features,
             "keypoints": torch.from_numpy(keypoints).to(self.device),
@@ -228,10 +251,13 @@ class Predictor:
         if self._tokenizer is None:
             raise PredictionError(f"the checkpoint brings no tokenizer for {self.configuration.text.name}")
         texts = [keypoint.description.strip() or keypoint.name for keypoint in support.keypoints]
-        encodings = self._tokenizer.encode_batch(texts)
-        ids = torch.tensor([[encoding.ids for encoding in encodings]], device=self.device)
-        mask = torch.tensor([[encoding.attention_mask for encoding in encodings]], device=self.device)
-        return self._system.encode_text(ids, mask)
+        # Supports of one category, one after another, differ in their images only.
+        if self._last_texts is None or self._last_texts[0] != texts:
+            encodings = self._tokenizer.encode_batch(texts)
+            ids = torch.tensor([[encoding.ids for encoding in encodings]], device=self.device)
+            mask = torch.tensor([[encoding.attention_mask for encoding in encodings]], device=self.device)
+            self._last_texts = texts, self._system.encode_text(ids, mask)
+        return self._last_texts[1]
 
     def _evidence(self, pose: Pose, row: int, support: EncodedSupport) -> tuple[PathwayEvidence, ...]:
         side = self.configuration.head.similarity_size

@@ -34,6 +34,22 @@ def connects(command: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @click.option("--target", default="localhost:50051", show_default=True, envvar="CAPESERVE_TARGET", help="Server.")
+    @secures
+    @functools.wraps(command)
+    def connected(*, target: str, options: ConnectionOptions, **arguments: object) -> object:
+        try:
+            return command(connection=Connection(target, options), **arguments)
+        except CapeError as error:
+            raise click.ClickException(f"{target}: {_one_line(error)}") from None
+        except (OSError, ValueError) as error:
+            raise click.ClickException(_one_line(error)) from None
+
+    return connected
+
+
+def secures(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the connection options without the server's address; the command gets `ConnectionOptions` as `options`."""
+
     @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds until a call is given up.")
     @click.option("--tls", is_flag=True, help="Encrypt, trusting the system's root certificates.")
     @click.option("--root-certificates", type=_FILE, help="PEM file of the certificates to trust instead.")
@@ -41,9 +57,8 @@ def connects(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--client-key", type=_FILE, help="PEM file of its private key.")
     @click.option("--token", envvar="CAPESERVE_TOKEN", help="API token; better in CAPESERVE_TOKEN.")
     @functools.wraps(command)
-    def connected(
+    def secured(
         *,
-        target: str,
         timeout: float,
         tls: bool,
         root_certificates: str | None,
@@ -63,14 +78,9 @@ def connects(command: Callable[..., Any]) -> Callable[..., Any]:
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        try:
-            return command(connection=Connection(target, options), **arguments)
-        except CapeError as error:
-            raise click.ClickException(f"{target}: {_one_line(error)}") from None
-        except (OSError, ValueError) as error:
-            raise click.ClickException(_one_line(error)) from None
+        return command(options=options, **arguments)
 
-    return connected
+    return secured
 
 
 def _one_line(error: Exception) -> str:

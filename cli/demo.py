@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ PAIRS = (("astronaut", "grace_hopper"), ("grace_hopper", "astronaut"), ("cat", "
 """Annotation files of the examples: a support, and a query whose annotation is the truth."""
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+CHECKPOINT = EXAMPLES / "checkpoint"
+"""The demonstration's model; its README is its model card."""
+
+EPISODES, QUERIES = 2, 4
+"""Of each unseen category: enough for a number in seconds. `capeserve evaluate` measures with more."""
+
+FAILURES = 2
+"""Pictures of the worst predictions."""
 
 UNTRAINED = "Untrained model: the positions mean nothing"
 
@@ -51,19 +61,19 @@ class _Demonstration:
 
 @click.command()
 @click.option("--output", type=_FOLDER, default="demo", show_default=True, help="Folder for everything that is made.")
-@click.option("--checkpoint", type=_FOLDER, help="Run this checkpoint.  [default: the demonstration's]")
+@click.option("--checkpoint", type=_FOLDER, default=CHECKPOINT, help="Run this one.  [default: the demonstration's]")
 @click.option("--examples", type=_FOLDER, default=EXAMPLES, help="Folder of the photographs and their annotations.")
 @click.option("--requests", type=click.IntRange(min=20), default=20, show_default=True, help="Requests to measure.")
 @click.option("--serve", is_flag=True, help="Instead of pictures and a table, leave the server running.")
 @click.option("--port", type=int, default=50051, show_default=True, help="Port of the server that --serve leaves.")
-def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, serve: bool, port: int) -> None:
+def demo(output: Path, checkpoint: Path, examples: Path, requests: int, serve: bool, port: int) -> None:
     """Export a model, serve it, register supports and find their keypoints in other photographs."""
     out = console()
     try:
         output.mkdir(parents=True, exist_ok=True)
         supports = {name: read_support(examples / f"{name}.yaml") for pair in PAIRS for name in pair}
         repository = output / "repository"
-        manifest = _export(checkpoint, output, repository, out)
+        manifest = _export(checkpoint, repository, out)
         out.print("starting the server")
         log = None if serve else output / "server.log"
         with server_process(repository, port=port if serve else 0, log=log) as (process, target):
@@ -72,6 +82,8 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
                 if not serve:
                     demonstration = _Demonstration(client, supports, names, manifest, output, out)
                     _estimate(demonstration)
+                    if manifest.source.trained:
+                        _score(demonstration, target)
                     _measure(demonstration, requests)
                     return
             _say_how_to_call(target, names, examples, output, out)
@@ -84,21 +96,16 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
         raise click.ClickException(" ".join(str(error).split())) from None
 
 
-def _export(checkpoint: Path | None, output: Path, repository: Path, out: Console) -> Manifest:
+def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
     """Exports the checkpoint, unless the repository was made from it by this version."""
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint
         from cape.towers import TowerError
-        from export.demonstration import demonstration_checkpoint
         from export.graph import ExportError
         from export.repository import export_repository
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[demo]'") from None
     try:
-        if checkpoint is None:
-            out.print("making the demonstration's checkpoint")
-            checkpoint = output / "checkpoint"
-            demonstration_checkpoint(checkpoint)
         loaded = load_checkpoint(checkpoint)
         kept = _kept(repository)
         if kept is not None and (kept.source.sha256, kept.capeserve_version) == (loaded.sha256, __version__):
@@ -184,6 +191,41 @@ def _mean_error(instance: PoseInstance, truth: SupportExample) -> float:
     both = instance.located & truth.visible
     distances = np.linalg.norm(instance.keypoints - truth.keypoints, axis=1)[both]
     return float(distances.mean() / max(instance.box.width, instance.box.height))
+
+
+def _score(demonstration: _Demonstration, target: str) -> None:
+    """Measures how well the running service does on categories that it was not trained on, and shows its failures."""
+    from cape.data.sources import SyntheticSource, open_dataset
+    from cape.drawing import write_image
+    from cape.evaluation.configuration import EvaluationConfiguration
+    from cape.evaluation.evaluation import evaluate
+    from cape.evaluation.pictures import prediction_pictures
+    from cape.evaluation.reliability import reliability_diagram
+    from cape.evaluation.report import RELIABILITY_FILE, markdown
+    from cape.evaluation.service import ServiceEstimator
+
+    data = SyntheticSource(kind="synthetic", split="test", objects_per_category=EPISODES * (1 + QUERIES))
+    configuration = EvaluationConfiguration(target=target, data=data, episodes=EPISODES, queries=QUERIES)
+    dataset = open_dataset(data)
+    with contextlib.closing(ServiceEstimator(target)) as estimator, step_progress() as progress:
+        evaluation = evaluate(dataset, estimator, configuration, progress)
+    scores = evaluation.overall
+    demonstration.out.print(
+        f"through the running service, on {len(evaluation.categories)} unseen synthetic categories, "
+        f"{evaluation.plan.pairs} pairs: PCK@0.2 {100 * scores.pck_at(0.2):.1f} %, "
+        f"PCK@0.05 {100 * scores.pck_at(0.05):.1f} %"
+    )
+    drawn = []
+    for title, name, picture in prediction_pictures(evaluation.run.results, dataset, FAILURES):
+        if name.startswith("worst"):
+            path = demonstration.output / name.replace("worst", "failure")
+            write_image(picture, path)
+            demonstration.out.print(f"wrote {path}: {title}")
+            drawn.append((title, path.name))
+    write_image(reliability_diagram(evaluation.calibration), demonstration.output / RELIABILITY_FILE)
+    path = demonstration.output / "accuracy.md"
+    path.write_text(markdown(evaluation, drawn), encoding="utf-8")
+    demonstration.out.print(f"wrote {path}")
 
 
 def _measure(demonstration: _Demonstration, requests: int) -> None:

@@ -11,10 +11,9 @@ import click
 from cape.annotations import AnnotationError, read_support
 from cape.support import Box, SupportDefinition
 from cli.boxes import box_option
-from cli.export import PUBLISHED_SUFFIXES
+from cli.checkpoints import load_any
 
 if TYPE_CHECKING:
-    from cape.checkpoints import Checkpoint
     from cape.predictor import Prediction
 
 MAX_KEYPOINTS = 6
@@ -75,7 +74,7 @@ def explain(
     try:
         support = read_support(support_file)
         wanted = _indices(support, keypoints)
-        loaded = _load(checkpoint, text_encoder, tokenizer)
+        loaded = load_any(checkpoint, text_encoder, tokenizer)
         predictor = Predictor(loaded)
         encoded = predictor.encode_support(support)
         output.mkdir(parents=True, exist_ok=True)
@@ -95,20 +94,6 @@ def explain(
                 write_image(figure, path)
                 click.echo(f"wrote {path}")
     except (AnnotationError, MissingModalityError, PredictionError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _load(path: Path, text_encoder: Path | None, tokenizer: Path | None) -> Checkpoint:
-    from cape.checkpoints import CheckpointError, load_checkpoint
-    from cape.published import open_published
-    from cape.published_layouts import PublishedCheckpointError
-    from cape.towers import TowerError
-
-    try:
-        if path.suffix in PUBLISHED_SUFFIXES:
-            return open_published(path, text_encoder=text_encoder, tokenizer=tokenizer)[0]
-        return load_checkpoint(path, tokenizer)
-    except (CheckpointError, PublishedCheckpointError, TowerError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from export.repository import Exported
     from export.tensorrt.editions import EditionName
     from export.tensorrt.engines import BuiltEngine, EngineRequest
+    from export.triton.options import Accelerator, Device
 
 PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 
@@ -81,6 +82,21 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 @click.option("--strip-weights", is_flag=True, help="With --tensorrt: leave the weights out of the engines.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the repository to write.")
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
+@click.option("--add", is_flag=True, help="Add the system to the repository that is there; equal towers are shared.")
+@click.option(
+    "--triton-device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where Triton runs the models; auto: on every GPU, or on the CPU where there is none.",
+)
+@click.option(
+    "--triton-accelerator",
+    type=click.Choice(["none", "openvino", "tensorrt"]),
+    default="none",
+    show_default=True,
+    help="What Triton's ONNX Runtime hands the graphs to, on CPUs (openvino) or GPUs (tensorrt).",
+)
 def export(
     checkpoint: Path | None,
     system: SystemName | None,
@@ -94,6 +110,9 @@ def export(
     strip_weights: bool,
     output: Path,
     force: bool,
+    add: bool,
+    triton_device: Device,
+    triton_accelerator: Accelerator,
 ) -> None:
     """Exports a checkpoint to ONNX, one graph a component, and proves it against PyTorch.
 
@@ -103,6 +122,8 @@ def export(
     """
     if (checkpoint is None) == (untrained is None):
         raise click.UsageError("give one of --checkpoint and --untrained")
+    if add and force:
+        raise click.UsageError("give one of --add and --force")
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint, untrained_checkpoint
         from cape.configuration import ConfigurationError
@@ -112,6 +133,7 @@ def export(
         from export.graph import ExportError
         from export.repository import export_repository
         from export.tensorrt.engines import EngineRequest, build_engines, check_request, engine_parity
+        from export.triton.options import TritonOptions
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[export]'") from None
 
@@ -136,7 +158,8 @@ def export(
             else:
                 assert untrained is not None
                 source = untrained_checkpoint(untrained, tokenizer)
-            exported = export_repository(source, output, force=force, progress=progress)
+            options = TritonOptions(triton_device, triton_accelerator)
+            exported = export_repository(source, output, force=force, add=add, triton=options, progress=progress)
             if request is not None:
                 built = build_engines(output, request, progress=progress)
                 progress("comparing the precision with float32", 0, 1)
@@ -147,13 +170,13 @@ def export(
     if request is not None:
         for table in engine_tables(built, request, parity):
             console().print(table)
-    errors.print(f"Wrote {output}. Serve it: capeserve serve --repository {output}")
+    errors.print(f"Wrote {output}. Serve it: capeserve serve --repository {output}, or with Triton: capeserve triton")
 
 
 def parity_table(exported: Exported) -> Table:
     """The largest and the 99.9th percentile difference from PyTorch, per output."""
-    manifest = exported.manifest
-    name, system = next(iter(manifest.systems.items()))
+    name = exported.system
+    system = exported.manifest.systems[name]
     table = Table(
         title=f"ONNX Runtime against PyTorch float32: {name}, {system.backbone}, "
         f"{system.parameters / 1e6:.3f} M parameters",

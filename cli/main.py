@@ -10,12 +10,16 @@ from cape import __version__
 
 COMMANDS = {
     "bench": "Measure what systems cost.",
+    "data": "Look at data to train and evaluate on.",
     "demo": "Export, serve, register and estimate: pictures and a latency table.",
     "estimate": "Find the keypoints of a support in photographs.",
+    "evaluate": "Measure how well keypoints are found.",
     "explain": "Show why keypoints are found where they are.",
     "export": "Turn a checkpoint into a model repository.",
     "serve": "Serve a model repository over gRPC.",
     "support": "Register, list, show and delete supports.",
+    "train": "Train a model on episodes of support and query.",
+    "triton": "Serve a model repository with a real Triton, on this machine.",
 }
 """Subcommands and their help, said here so that showing the list imports none of them."""
 
@@ -25,6 +29,8 @@ EXTRAS = {
     "safetensors": "export",
     "onnx": "export",
     "onnxscript": "export",
+    "accelerate": "train",
+    "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""
 

@@ -56,6 +56,8 @@ def write_graph(component: Component, path: Path, external_data_from: int = EXTE
             verbose=False,
         )
     assert program is not None
+    # It lists every parameter of the system, used or not: equal towers of two systems would become different files.
+    program.model.graph.metadata_props.clear()
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
     program.save(path, external_data=weights >= external_data_from)
     _check(component, path)

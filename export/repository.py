@@ -25,6 +25,7 @@ from cape.manifest import (
     TextEncoderManifest,
 )
 from cape.modalities import modality_rule
+from export.addition import add_system, check_addition
 from export.components import MAX_BATCH_SIZE, Component, components
 from export.graph import EXTERNAL_DATA_FROM, ExportError, graph_digest, write_graph
 from export.parity import (
@@ -35,6 +36,8 @@ from export.parity import (
     compare_chain,
     compare_component,
 )
+from export.triton.configurations import write_configurations
+from export.triton.options import TritonOptions
 
 KEYPOINT_BUCKETS = (24, 48, 72, 100)
 """Keypoint counts that supports are padded to: few, so that requests of different supports share a batch and an
@@ -51,10 +54,12 @@ class Exported(NamedTuple):
 
     Attributes:
         manifest: as written.
+        system: the one that was exported.
         ties: keypoints that parity left out because PyTorch's own answer is undefined up to rounding.
     """
 
     manifest: Manifest
+    system: str
     ties: int
 
 
@@ -63,6 +68,8 @@ def export_repository(
     output: Path,
     *,
     force: bool = False,
+    add: bool = False,
+    triton: TritonOptions = TritonOptions(),  # noqa: B008 (immutable)
     external_data_from: int = EXTERNAL_DATA_FROM,
     progress: Progress = lambda step, done, total: None,
 ) -> Exported:
@@ -72,19 +79,29 @@ def export_repository(
         checkpoint: as `load_checkpoint` returns it; its system cannot be trained afterwards.
         output: folder of the repository; must not exist, or be empty, unless `force`.
         force: replace what is there, in one step, once the new repository is proven.
+        add: keep the systems that are there; the repository then serves them all.
+        triton: how Triton is to run the models.
         external_data_from: bytes of weights from which a graph keeps them in a file beside it.
         progress: told about every step.
 
     Raises:
-        ExportError: the output is there already, a graph is not valid, or its keypoints are further from
+        ExportError: the output is there already (with `add`: is not there, or has the system), the options for
+            Triton make no sense, a graph is not valid, or its keypoints are further from
             PyTorch's than 1e-4 of the crop. Nothing is written then.
     """
-    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+    if problem := triton.problem():
+        raise ExportError(problem)
+    if add:
+        check_addition(output, checkpoint.system.configuration.system)
+    elif output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} is there already; --force replaces it")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
         exported = _write(checkpoint, partial, external_data_from, progress)
+        if add:
+            exported = exported._replace(manifest=add_system(output, partial))
+        write_configurations(partial, exported.manifest, triton)
         partial.chmod(0o755)
         _replace(partial, output)
     except BaseException:
@@ -134,7 +151,7 @@ def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progre
     _require(parity)
     manifest = _manifest(checkpoint, parts, graphs, text, parity, parameters)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Exported(manifest, differences.ties)
+    return Exported(manifest, configuration.system, differences.ties)
 
 
 def _require(parity: tuple[ParityEntry, ...]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching import Batcher
-from service.engine import Engine
+from service.engine import Engine, RowRunner
 from service.errors import EngineError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
@@ -39,8 +39,7 @@ class Application:
     Attributes:
         manifest: what is served.
         default_system: answers requests that name no model.
-        engine: runs the models.
-        batcher: in front of it.
+        runner: runs the models.
         supports: registered ones, and those sent along.
         estimation: answers queries.
         metrics: for Prometheus.
@@ -49,8 +48,7 @@ class Application:
 
     manifest: Manifest
     default_system: str
-    engine: Engine
-    batcher: Batcher
+    runner: RowRunner
     supports: Supports
     estimation: Estimation
     metrics: Metrics
@@ -79,38 +77,21 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
                 )
             registry = open_registry(settings.registry)
             stack.push_async_callback(registry.close)
-            if engine is None:
-                engine = await asyncio.to_thread(
-                    OnnxRuntimeEngine,
-                    settings.repository,
-                    manifest,
-                    threads=settings.threads,
-                    providers=settings.providers or None,
-                )
-            stack.callback(engine.close)
+            runner, metrics = await _open_runner(settings, manifest, engine, stack)
         except (ManifestError, RegistryError) as error:
             raise StartError(str(error)) from None
         except EngineError as error:
             raise StartError(f"{settings.repository}: {error}") from None
-        metrics = Metrics(manifest, version=__version__, engine=engine.description)
-        batcher = Batcher(
-            engine,
-            manifest,
-            max_queue=settings.max_queue,
-            hang_seconds=settings.hang_seconds,
-            observer=metrics,
-        )
-        stack.push_async_callback(batcher.close)
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         stack.callback(pool.shutdown)
 
         texts = embedding_cache(settings.text_cache_bytes)
         tokens = support_cache(settings.support_cache_bytes)
         try:
-            embedders = text_embedders(settings.repository, manifest, batcher, texts)
+            embedders = text_embedders(settings.repository, manifest, runner, texts)
         except ValueError as error:
             raise StartError(str(error)) from None
-        estimator = PoseEstimator(manifest, batcher, SupportEncoder(manifest, batcher, embedders), tokens)
+        estimator = PoseEstimator(manifest, runner, SupportEncoder(manifest, runner, embedders), tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         supports = Supports(
             registry,
@@ -136,7 +117,57 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
             metrics=metrics,
             performance=performance,
         )
-        yield Application(manifest, default_system, engine, batcher, supports, estimation, metrics, performance)
+        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance)
+
+
+async def _open_runner(
+    settings: Settings, manifest: Manifest, engine: Engine | None, stack: AsyncExitStack
+) -> tuple[RowRunner, Metrics]:
+    """What runs the models, and the metrics that it reports to; the stack closes it.
+
+    Raises:
+        EngineError: an engine in this process cannot load the models.
+        StartError: what the engine needs is not installed.
+    """
+    if engine is None and settings.engine == "triton":
+        return await _connect_triton(settings, manifest, stack)
+    if engine is None:
+        engine = await asyncio.to_thread(
+            OnnxRuntimeEngine,
+            settings.repository,
+            manifest,
+            threads=settings.threads,
+            providers=settings.providers or None,
+        )
+    stack.callback(engine.close)
+    metrics = Metrics(manifest, version=__version__, engine=engine.description)
+    batcher = Batcher(
+        engine,
+        manifest,
+        max_queue=settings.max_queue,
+        hang_seconds=settings.hang_seconds,
+        observer=metrics,
+    )
+    stack.push_async_callback(batcher.close)
+    return batcher, metrics
+
+
+async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[RowRunner, Metrics]:
+    try:
+        from service.triton_engine import TritonEngine
+    except ModuleNotFoundError as error:
+        raise StartError(f"engine triton needs {error.name}: pip install 'capeserve[triton]'") from None
+    metrics = Metrics(manifest, version=__version__, engine=f"triton:{settings.triton_url}")
+    triton = TritonEngine(
+        settings.triton_url,
+        manifest,
+        max_queue=settings.max_queue,
+        hang_seconds=settings.hang_seconds,
+        observer=metrics,
+    )
+    await triton.open()
+    stack.push_async_callback(triton.close)
+    return triton, metrics
 
 
 def open_registry(url: str) -> SupportRegistry:

@@ -66,7 +66,7 @@ class BatchObserver:
 
 
 class Batcher:
-    """Runs rows of many callers in batches on an engine; for use within one event loop."""
+    """Runs rows of many callers in batches on an engine. Implements `service.engine.RowRunner`."""
 
     def __init__(
         self,
@@ -107,14 +107,28 @@ class Batcher:
         self._closed = False
 
     @property
+    def description(self) -> str:
+        """The engine's."""
+        return self._engine.description
+
+    @property
     def healthy(self) -> bool:
-        """False while an engine run takes longer than it may."""
-        return self._hanging == 0
+        """False while an engine run hangs."""
+        return not self.hanging
+
+    @property
+    def hanging(self) -> bool:
+        """Whether an engine run takes longer than it may."""
+        return self._hanging > 0
 
     @property
     def queued(self) -> int:
         """Rows that wait for the engine."""
         return sum(queue.rows for queue in self._queues.values())
+
+    def query_model(self, system: str) -> str | None:
+        """None: between two models of one process, features are handed on without being copied."""
+        return None
 
     async def submit(
         self,

@@ -1,7 +1,9 @@
-"""The one small protocol between what serves and what computes.
+"""The two small protocols between what serves and what computes.
 
-`OnnxRuntimeEngine` runs an exported repository in this process; a Triton engine can run the same repository
-elsewhere. Everything above them (batching, caches, the pipeline, the API) is the same code.
+`RowRunner` is what the pipeline stands on: run a component on one batch item. `Batcher` does that by putting the
+rows of many callers into batches for an `Engine` in this process, such as `OnnxRuntimeEngine`; `TritonEngine` sends
+each to a Triton server, whose own dynamic batcher does the same. Everything above (caches, the pipeline, the API)
+is the same code.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
+
+from service.queues import RowResult
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by input or output name; the first axis of each is the batch."""
@@ -40,3 +44,55 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees what the engine holds; nothing may run afterwards."""
+
+
+class RowRunner(Protocol):
+    """Runs components for many callers at once, each on a row of its own; for use within one event loop."""
+
+    @property
+    def description(self) -> str:
+        """What runs the models, for people and metrics: 'onnxruntime:CPUExecutionProvider'."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether rows can be answered now; the server reports it as its health."""
+
+    @property
+    def hanging(self) -> bool:
+        """Whether something runs in this process that takes longer than it may, and cannot be stopped."""
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait."""
+
+    def query_model(self, system: str) -> str | None:
+        """A model that takes a query's crop together with the support's tokens, so that features stay inside.
+
+        Returns:
+            Its name, for `submit`: the inputs of the pose decoder, with `image` in place of `features`. None where
+            there is no such model, and backbone and decoder run one after the other.
+        """
+
+    async def submit(
+        self,
+        component: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+        deadline: float | None = None,
+    ) -> RowResult:
+        """Runs a component on one batch item. Cancelling the caller takes the row back.
+
+        Args:
+            component: a component of the manifest, or what `query_model` names.
+            inputs: arrays by input name, without batch axis; not to be changed until this returns.
+            outputs: names of the wanted outputs.
+            deadline: event loop time by which the result is needed.
+
+        Raises:
+            DeadlineError: the deadline has passed, or cannot be kept.
+            QueueFullError: too many rows wait.
+            EngineError: the engine failed on the row, hangs, is gone, or the runner is closed.
+        """
+
+    async def close(self) -> None:
+        """Refuses new rows and returns once those at hand are served."""

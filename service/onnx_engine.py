@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from cape.manifest import MODEL_FILE, Manifest, TensorSpec
+from cape.manifest import MODEL_FILE, Manifest
 from service.cpus import available_cpus
 from service.engine import Tensors
 from service.errors import EngineError
+from service.tensors import check_finite, check_tensors, wanted_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -104,42 +104,17 @@ class OnnxRuntimeEngine:
             raise EngineError(component, "no such component")
         spec = self._manifest.components[component]
         sizes: dict[str, int] = {}
-        _check(component, spec.inputs, inputs, sizes)
-        wanted = [tensor for tensor in spec.outputs if tensor.name in outputs]
-        if len(wanted) != len(outputs):
-            known = ", ".join(tensor.name for tensor in spec.outputs)
-            raise EngineError(component, f"asked for {', '.join(outputs)}, has {known}")
+        check_tensors(component, spec.inputs, inputs, sizes)
+        wanted = wanted_tensors(component, spec.outputs, outputs)
         names = [tensor.name for tensor in wanted]
         try:
             results = dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise EngineError(component, f"{type(error).__name__}: {error}") from error
-        _check(component, wanted, results, sizes)
-        for name, array in results.items():
-            if not np.isfinite(array).all():
-                raise EngineError(component, f"{name} holds NaN or infinity")
+        check_tensors(component, wanted, results, sizes)
+        check_finite(component, results)
         return results
 
     def close(self) -> None:
         """Frees the sessions."""
         self._sessions.clear()
-
-
-def _check(component: str, specs: Sequence[TensorSpec], arrays: Tensors, sizes: dict[str, int]) -> None:
-    """Compares names and shapes with the manifest; `sizes` remembers what a dynamic size was first seen as.
-
-    Raises:
-        EngineError: naming the tensor.
-    """
-    if arrays.keys() != {spec.name for spec in specs}:
-        expected = ", ".join(spec.name for spec in specs)
-        raise EngineError(component, f"expects {expected}; got {', '.join(arrays) or 'nothing'}")
-    for spec in specs:
-        array = arrays[spec.name]
-        expected_shape = [
-            sizes.setdefault(size, actual) if isinstance(size, str) else size
-            for size, actual in zip(spec.shape, array.shape, strict=False)
-        ]
-        if len(spec.shape) != array.ndim or list(array.shape) != expected_shape or array.dtype.name != spec.dtype:
-            described = f"{spec.dtype} {list(spec.shape)}"
-            raise EngineError(component, f"{spec.name} is {array.dtype} {list(array.shape)}, not {described}")

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest
-from service.batching import Batcher
 from service.caches import SingleFlightCache
+from service.engine import RowRunner
 from service.queues import RowResult
 from service.support_encoder import Modality, SupportEncoder, SupportTokens, SupportTrace, encode_images
 from service.support_set import SupportSet
@@ -35,6 +35,7 @@ __all__ = [
     "Estimates",
     "Modality",
     "PoseEstimator",
+    "QueryCrops",
     "QueryFeatures",
     "SupportCache",
     "SupportTokens",
@@ -69,6 +70,22 @@ class QueryFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryCrops:
+    """Query crops of which nothing is computed yet: one model will take them together with the support's tokens.
+
+    Attributes:
+        crops: RGB, uint8 [size, size, 3] each.
+        model: takes them, see `RowRunner.query_model`.
+        seconds, queue_seconds: 0, as for `QueryFeatures`.
+    """
+
+    crops: tuple[npt.NDArray[np.uint8], ...]
+    model: str
+    seconds: float = 0.0
+    queue_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """The keypoints found in one crop.
 
@@ -93,7 +110,7 @@ class Estimates:
 
     Attributes:
         estimates: one per crop, in the query's order.
-        seconds: what the pose decoder took, waiting included.
+        seconds: what the pose decoder took, waiting included; for `QueryCrops`, the image backbone too.
         queue_seconds: of those, waiting for the engine (the longest wait of a crop).
     """
 
@@ -105,17 +122,17 @@ class Estimates:
 class PoseEstimator:
     """Answers queries with the components of an exported repository."""
 
-    def __init__(self, manifest: Manifest, batcher: Batcher, encoder: SupportEncoder, supports: SupportCache) -> None:
+    def __init__(self, manifest: Manifest, runner: RowRunner, encoder: SupportEncoder, supports: SupportCache) -> None:
         """Puts the parts together.
 
         Args:
             manifest: what is served.
-            batcher: runs components.
+            runner: runs components.
             encoder: computes support tokens.
             supports: keeps them, see `support_cache`.
         """
         self._manifest = manifest
-        self._batcher = batcher
+        self._runner = runner
         self._encoder = encoder
         self._supports = supports
         self._versions = {system: manifest.version(system) for system in manifest.systems}
@@ -133,7 +150,7 @@ class PoseEstimator:
 
         Raises:
             MissingModalityError: the support lacks what the system needs.
-            DeadlineError, QueueFullError, EngineError: from the batcher; and whatever `load` raises.
+            DeadlineError, QueueFullError, EngineError: from the runner; and whatever `load` raises.
         """
 
         async def compute() -> tuple[SupportTokens, SupportTrace]:
@@ -153,19 +170,41 @@ class PoseEstimator:
             deadline: event loop time by which they are needed.
 
         Raises:
-            DeadlineError, QueueFullError, EngineError: from the batcher.
+            DeadlineError, QueueFullError, EngineError: from the runner.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        rows = await encode_images(self._batcher, self._manifest.systems[system], crops, deadline)
+        rows = await encode_images(self._runner, self._manifest.systems[system], crops, deadline)
         features = tuple(row.outputs["features"] for row in rows)
         return QueryFeatures(features, loop.time() - started, _longest_wait(rows))
+
+    async def start_query(
+        self, system: str, support: str, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
+    ) -> QueryFeatures | QueryCrops:
+        """Does what of a query can be done before the support's tokens are there.
+
+        That is its backbone pass. But where the tokens are in the cache, and one model takes crops and tokens, there
+        is nothing to wait for, and the features need not leave the engine.
+
+        Args:
+            system: a system of the manifest.
+            support: the support's name, as for `support_tokens`.
+            crops: as for `query_features`.
+            deadline: event loop time by which they are needed.
+
+        Raises:
+            DeadlineError, QueueFullError, EngineError: from the runner.
+        """
+        model = self._runner.query_model(system)
+        if model is not None and (support, self._versions[system]) in self._supports:
+            return QueryCrops(tuple(crops), model)
+        return await self.query_features(system, crops, deadline)
 
     async def estimate(
         self,
         system: str,
         support: SupportTokens,
-        queries: QueryFeatures,
+        queries: QueryFeatures | QueryCrops,
         deadline: float | None = None,
         *,
         similarity: bool = False,
@@ -176,23 +215,24 @@ class PoseEstimator:
         Args:
             system: the system that both were computed for.
             support: from `support_tokens`.
-            queries: from `query_features`.
+            queries: from `start_query` or `query_features`.
             deadline: event loop time by which the answer is needed.
             similarity: also return similarity maps.
             proposals: also return the keypoints before refinement.
 
         Raises:
-            DeadlineError, QueueFullError, EngineError: from the batcher.
+            DeadlineError, QueueFullError, EngineError: from the runner.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        component = self._manifest.systems[system].components["pose_decoder"]
+        if isinstance(queries, QueryCrops):
+            model, inputs = queries.model, [{"image": crop} for crop in queries.crops]
+        else:
+            model = self._manifest.systems[system].components["pose_decoder"]
+            inputs = [{"features": features} for features in queries.features]
         outputs = ["keypoints", "scores"] + ["similarity"] * similarity + ["proposals"] * proposals
         shared = {"support_tokens": support.tokens, "mask": support.mask, "adjacency": support.adjacency}
-        rows = await all_of(
-            self._batcher.submit(component, {"features": features, **shared}, outputs, deadline)
-            for features in queries.features
-        )
+        rows = await all_of(self._runner.submit(model, own | shared, outputs, deadline) for own in inputs)
         located = support.located
         estimates = tuple(_estimate(row, located) for row in rows)
         return Estimates(estimates, loop.time() - started, _longest_wait(rows))

@@ -97,12 +97,12 @@ async def serve(settings: Settings) -> bool:
         logger.info(
             "serving %s with %s on %s",
             ", ".join(server.application.manifest.systems),
-            server.application.engine.description,
+            server.application.runner.description,
             server.target,
         )
         await stop.wait()
         logger.info("stopping: no new calls, finishing those that run")
-    ended = server.application.batcher.healthy
+    ended = not server.application.runner.hanging
     logger.info("stopped" if ended else "stopped, but for an engine run that hangs")
     return ended
 
@@ -174,7 +174,7 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         application.manifest,
         application.performance,
         default_system=application.default_system,
-        engine=application.engine.description,
+        engine=application.runner.description,
     )
     pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
     support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
@@ -202,7 +202,7 @@ async def _report_health(application: Application, probes: health.aio.HealthServ
     """Keeps the health service in line with the engine."""
     reported = None
     while True:
-        healthy = application.batcher.healthy
+        healthy = application.runner.healthy
         if healthy != reported:
             status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
             for service in ("", *SERVICES):

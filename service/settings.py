@@ -54,6 +54,14 @@ class Settings(BaseSettings):
 
     repository: Path = Field(description="Folder that `capeserve export` wrote.")
     default_system: str = Field("", description="System that answers requests without a model; empty: the first.")
+    engine: Literal["onnxruntime", "triton"] = Field(
+        "onnxruntime", description="What runs the models: ONNX Runtime in this process, or a Triton server."
+    )
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        pattern=r"^[^/\s]+:\d+$",
+        description="HOST:PORT of Triton's gRPC, with engine triton.",
+    )
     providers: tuple[str, ...] = Field(
         (),
         description="ONNX Runtime execution providers, in order (flag: repeat it; environment: JSON); empty: the best.",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest, Modalities, SystemManifest
-from service.batching import Batcher
+from service.engine import RowRunner
 from service.errors import MissingModalityError
 from service.queues import RowResult
 from service.support_set import Shot, SupportSet
@@ -92,26 +92,26 @@ def usable_modalities(system: str, rule: Modalities, support: SupportSet) -> tup
 
 
 async def encode_images(
-    batcher: Batcher, system: SystemManifest, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None
+    runner: RowRunner, system: SystemManifest, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None
 ) -> list[RowResult]:
     """Runs a system's image backbone on crops, uint8 [size, size, 3] each; `features` [C, F, F] comes out."""
     component = system.components["image_backbone"]
-    return await all_of(batcher.submit(component, {"image": crop}, ["features"], deadline) for crop in crops)
+    return await all_of(runner.submit(component, {"image": crop}, ["features"], deadline) for crop in crops)
 
 
 class SupportEncoder:
     """Encodes support sets: crops and texts at the same time, then fusion."""
 
-    def __init__(self, manifest: Manifest, batcher: Batcher, embedders: Mapping[str, TextEmbedder]) -> None:
+    def __init__(self, manifest: Manifest, runner: RowRunner, embedders: Mapping[str, TextEmbedder]) -> None:
         """Puts the parts together.
 
         Args:
             manifest: what is served.
-            batcher: runs components.
+            runner: runs components.
             embedders: one per system that reads text.
         """
         self._manifest = manifest
-        self._batcher = batcher
+        self._runner = runner
         self._embedders = embedders
 
     async def encode(
@@ -126,21 +126,21 @@ class SupportEncoder:
 
         Raises:
             MissingModalityError: the support lacks what the system needs.
-            DeadlineError, QueueFullError, EngineError: from the batcher.
+            DeadlineError, QueueFullError, EngineError: from the runner.
         """
         spec = self._manifest.systems[system]
         modalities = usable_modalities(system, spec.modalities, support)
         texts = support.texts if "text" in modalities else ()
         shots = support.shots if "image" in modalities else ()
         images, embeddings = await together(
-            encode_images(self._batcher, spec, [shot.crop for shot in shots], deadline),
+            encode_images(self._runner, spec, [shot.crop for shot in shots], deadline),
             self._embed(system, texts, deadline),
         )
         size = self._manifest.bucket(support.keypoints)
         component = spec.components["support_fusion"]
         available = _image_inputs(spec, shots, images, size) | _text_inputs(spec, embeddings, size)
         inputs = {tensor.name: available[tensor.name] for tensor in self._manifest.components[component].inputs}
-        row = await self._batcher.submit(component, inputs, ["support_tokens", "mask"], deadline)
+        row = await self._runner.submit(component, inputs, ["support_tokens", "mask"], deadline)
         tokens = SupportTokens(
             # Copies: views would keep the whole batch alive as long as the cache holds this row.
             tokens=row.outputs["support_tokens"].astype(np.float32, copy=True),

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from cape.manifest import Manifest, TextEncoderManifest
-from service.batching import Batcher
 from service.caches import SingleFlightCache
+from service.engine import RowRunner
 from service.tasks import all_of
 
 TOKEN_MULTIPLE = 8
@@ -91,7 +91,7 @@ class TextEmbedder:
     """Encodes texts with one text encoder, each text once as long as the cache holds it."""
 
     def __init__(
-        self, component: str, digest: str, tokenizer: TextTokenizer, batcher: Batcher, cache: EmbeddingCache
+        self, component: str, digest: str, tokenizer: TextTokenizer, runner: RowRunner, cache: EmbeddingCache
     ) -> None:
         """Puts the parts together.
 
@@ -99,20 +99,20 @@ class TextEmbedder:
             component: the text encoder's name in the repository.
             digest: digest of its graph; part of the cache's key.
             tokenizer: makes its inputs.
-            batcher: runs it.
+            runner: runs it.
             cache: keeps embeddings; may be shared by several encoders.
         """
         self._component = component
         self._digest = digest
         self._tokenizer = tokenizer
-        self._batcher = batcher
+        self._runner = runner
         self._cache = cache
 
     async def embed(self, texts: Sequence[str], deadline: float | None = None) -> Embeddings:
         """Encodes texts, or looks their embeddings up.
 
         Raises:
-            DeadlineError, QueueFullError, EngineError: from the batcher.
+            DeadlineError, QueueFullError, EngineError: from the runner.
         """
         new = [text for text in texts if (self._digest, text) not in self._cache]
         # In a thread: a hundred long descriptions would stop everybody else for 50 ms.
@@ -131,7 +131,7 @@ class TextEmbedder:
         async def encode() -> tuple[Embedding, float]:
             # Without inputs the text was in the cache a moment ago, and has been pushed out since.
             tokens = inputs or self._tokenizer.encode([text])[0]
-            row = await self._batcher.submit(self._component, tokens, ["embeddings"], deadline)
+            row = await self._runner.submit(self._component, tokens, ["embeddings"], deadline)
             # A copy: a view would keep the whole batch alive.
             return row.outputs["embeddings"][0].astype(np.float32, copy=True), row.waited
 
@@ -139,7 +139,7 @@ class TextEmbedder:
 
 
 def text_embedders(
-    repository: Path, manifest: Manifest, batcher: Batcher, cache: EmbeddingCache
+    repository: Path, manifest: Manifest, runner: RowRunner, cache: EmbeddingCache
 ) -> dict[str, TextEmbedder]:
     """An embedder for each system that reads text, by the system's name.
 
@@ -152,5 +152,5 @@ def text_embedders(
             component = system.components["text_encoder"]
             tokenizer = TextTokenizer(repository, system.text_encoder)
             digest = manifest.components[component].sha256
-            embedders[name] = TextEmbedder(component, digest, tokenizer, batcher, cache)
+            embedders[name] = TextEmbedder(component, digest, tokenizer, runner, cache)
     return embedders

@@ -7,8 +7,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from export.triton.local.environment import Installation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
-EXPORTING = ("cape/*.py", "cape/models/*.py", "export/*.py", "tests/conftest.py")
+EXPORTING = (
+    "cape/*.py",
+    "cape/models/*.py",
+    "export/*.py",
+    "export/triton/*.py",
+    "model_repository/*.pbtxt",
+    "tests/conftest.py",
+)
 NOT_EXPORTING = {"annotations.py", "coco.py", "support.py", "predictor.py"}
 
 
@@ -113,3 +124,39 @@ def tiny_export(
 def tiny_repository(tiny_export: Callable[..., Path]) -> Path:
     """The tiny FLF, exported."""
     return tiny_export()
+
+
+@pytest.fixture(scope="session")
+def triton_installation() -> Installation:
+    """The local Triton server, installed once per machine."""
+    from export.triton.local.environment import TritonSetupError, default_home, install
+
+    try:
+        return install(default_home())
+    except TritonSetupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def triton_repository(tiny_export: Callable[..., Path]) -> Path:
+    """The tiny FLF and the tiny DLF in one repository, 'flf' being the very one of `tiny_repository`."""
+    from export.addition import add_system
+    from export.triton.configurations import write_configurations
+    from export.triton.options import TritonOptions
+
+    folder = tiny_export("dlf")
+    manifest = add_system(tiny_export("flf"), folder)
+    write_configurations(folder, manifest, TritonOptions(threads=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton(triton_installation: Installation, triton_repository: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A real Triton server, which all tests share."""
+    from export.triton.local.server import Ports, triton_server
+
+    with (
+        (tmp_path_factory.mktemp("triton") / "log").open("wb") as log,
+        triton_server(triton_installation, triton_repository, log=log, ports=Ports(0, 0, 0)) as server,
+    ):
+        yield server

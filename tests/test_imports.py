@@ -19,4 +19,10 @@ def test_import_cape_brings_nothing_heavy() -> None:
 
 def test_the_client_and_the_server_need_neither_torch_nor_transformers() -> None:
     for statement in ("import cape.client", "import service.server", "import cli.main, cli.serve, cli.estimate"):
-        assert not {"torch", "transformers", "onnx", "safetensors"} & loaded_after(statement), statement
+        extras = {"torch", "transformers", "onnx", "safetensors", "tritonclient"}
+        assert not extras & loaded_after(statement), statement
+
+
+def test_a_local_triton_is_started_by_the_base_install() -> None:
+    statement = "import cli.triton, export.triton.local.server, export.triton.local.environment"
+    assert not {"torch", "onnx", "tritonclient"} & loaded_after(statement)

@@ -147,8 +147,10 @@ class System(nn.Module):
             mask: [B, P, K], from `fuse_support`.
             adjacency: [B, K, K], symmetric, 1 where two keypoints are joined.
         """
-        # Project 8×8 cells, then resize: the same numbers as resizing first, at a quarter of the work.
-        image = self.upsampling @ self.input_proj(features.flatten(2).transpose(1, 2))
+        image = self.input_proj(features.flatten(2).transpose(1, 2))
+        if self.configuration.backbone.feature_size != self.configuration.head.similarity_size:
+            # Project 8×8 cells, then resize: the same numbers as resizing first, at a quarter of the work.
+            image = self.upsampling @ image
         outputs = tuple(
             transformer(image, support_tokens[:, p], mask[:, p], adjacency, self.kpt_branch)
             for p, transformer in enumerate(self.transformers)

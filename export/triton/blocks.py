@@ -13,10 +13,7 @@ CONFIGURATION = "config.pbtxt"
 DATA_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 
 QUEUE_SECONDS = 30
-"""Longest wait in a queue. A request may ask for less, and not for more: it is the service's default deadline."""
-
-QUEUE_ROWS = 1024
-"""Requests that may wait per model, as many as one replica of the service lets wait by default."""
+"""Longest wait in a queue: the service's default deadline."""
 
 ENGINE_CACHE = "/tmp/capeserve-tensorrt"
 """Where ONNX Runtime keeps the TensorRT engines that it builds; mount a volume there to build them once."""
@@ -31,13 +28,19 @@ def tensors(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
 
 
 def queue_policy() -> str:
-    """What becomes of requests that wait too long, within `dynamic_batching`."""
+    """What becomes of requests that wait too long, within `dynamic_batching`.
+
+    Callers with less time than the timeout set a gRPC deadline: when it passes, Triton takes the request out. Two
+    fields that one would expect are left out, as Triton 2.51 does not survive them in ensembles (both were seen):
+
+    - `max_queue_size`: it hangs, and then crashes, when that turns away a step;
+    - `allow_timeout_override`: it locks up when two steps of a request are refused at the moment they are queued,
+      which a caller's timeout of a few microseconds brings about.
+    """
     return (
         "  default_queue_policy {\n"
         "    timeout_action: REJECT\n"
         f"    default_timeout_microseconds: {QUEUE_SECONDS * 1_000_000}\n"
-        "    allow_timeout_override: true\n"
-        f"    max_queue_size: {QUEUE_ROWS}\n"
         "  }"
     )
 
@@ -119,4 +122,3 @@ def _tensor(spec: TensorSpec) -> str:
 
 def _dims(shape: Sequence[int | str]) -> str:
     return "[ " + ", ".join("-1" if isinstance(size, str) else str(size) for size in shape) + " ]"
-

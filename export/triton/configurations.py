@@ -61,7 +61,9 @@ def write_configurations(repository: Path, manifest: Manifest, options: TritonOp
 
 def _write(folder: Path, template: str, fields: dict[str, str]) -> None:
     text = Template((TEMPLATES / f"{template}.pbtxt").read_text(encoding="utf-8")).substitute(fields, name=folder.name)
-    (folder / blocks.CONFIGURATION).write_text(text, encoding="utf-8")
+    path = folder / blocks.CONFIGURATION
+    path.unlink(missing_ok=True)  # it may be a link to the same file of another repository
+    path.write_text(text, encoding="utf-8")
 
 
 def _component(manifest: Manifest, name: str, role: Role, options: TritonOptions) -> dict[str, str]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from cape.manifest import Manifest, Role, TensorSpec
+from cape.manifest import QUERY_SUFFIX, Manifest, Role, TensorSpec
 
 SINGLE_SHOT = "single_shot"
 """The model that gives a support image the axis of shots; see `export.triton.single_shot`."""
 
-QUERY_SUFFIX, SUPPORT_SUFFIX = "_query", "_support"
+SUPPORT_SUFFIX = "_support"
 
 
 class Step(NamedTuple):
@@ -79,20 +79,37 @@ def ensembles(manifest: Manifest, system: str) -> list[Ensemble]:
     ]
     (adjacency,) = (spec for spec in decoder.inputs if spec.name == "adjacency")
 
-    def ensemble(
-        name: str, template: str, inputs: Iterable[TensorSpec], outputs: tuple[TensorSpec, ...], steps: list[Step]
-    ) -> Ensemble:
-        described = [manifest.components[step.model] for step in steps if step.model in manifest.components]
-        largest = min(component.max_batch_size for component in described)
-        return Ensemble(name, template, tuple(inputs), outputs, tuple(steps), largest)
+    support = Ensemble(
+        f"{system}{SUPPORT_SUFFIX}",
+        "system_support",
+        tuple(support_inputs),
+        tokens,
+        tuple(support_steps),
+        _largest_batch(manifest, support_steps),
+    )
+    query = Ensemble(
+        f"{system}{QUERY_SUFFIX}",
+        "system_query",
+        (image, *tokens, adjacency),
+        decoder.outputs,
+        tuple(query_steps),
+        _largest_batch(manifest, query_steps),
+    )
+    whole = Ensemble(
+        system,
+        "system",
+        (image, *support.inputs, adjacency),
+        decoder.outputs,
+        tuple(Step(part.name, _same(part.inputs), _same(part.outputs)) for part in (support, query)),
+        min(support.max_batch_size, query.max_batch_size),
+    )
+    return [whole, support, query]
 
-    return [
-        ensemble(
-            system, "system", (image, *support_inputs, adjacency), decoder.outputs, [*support_steps, *query_steps]
-        ),
-        ensemble(f"{system}{SUPPORT_SUFFIX}", "system_support", support_inputs, tokens, support_steps),
-        ensemble(f"{system}{QUERY_SUFFIX}", "system_query", (image, *tokens, adjacency), decoder.outputs, query_steps),
-    ]
+
+def _largest_batch(manifest: Manifest, steps: Iterable[Step]) -> int:
+    """The smallest limit of an ensemble's components."""
+    described = (manifest.components[step.model] for step in steps if step.model in manifest.components)
+    return min(component.max_batch_size for component in described)
 
 
 def _image_steps(models: Mapping[Role, str]) -> list[Step]:

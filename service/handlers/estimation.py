@@ -17,7 +17,7 @@ from service.handlers.calls import due
 from service.images import ImageLimits, check_image, read_image
 from service.metrics import STAGES, Metrics, Stage
 from service.performance import PerformanceMonitor
-from service.pipeline import PoseEstimator, QueryFeatures, SupportTokens, SupportTrace
+from service.pipeline import PoseEstimator, QueryCrops, QueryFeatures, SupportTokens, SupportTrace
 from service.preparation import query_crops
 from service.support_definition import check_box
 from service.supports import Supports, SupportSource
@@ -26,7 +26,7 @@ from service.tasks import together
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A query image after the backbone.
+    """A query image after the backbone, or before it where the engine has a model for both steps.
 
     Attributes:
         height, width: of the upright image, in pixels.
@@ -38,7 +38,7 @@ class _Query:
     height: int
     width: int
     crops: list[Crop]
-    features: QueryFeatures
+    features: QueryFeatures | QueryCrops
     decode: float
     prepare: float
 
@@ -102,7 +102,7 @@ class Estimation:
             self._check(request)
             source = await self._source(request, deadline)
             (support, trace, support_seconds), query = await together(
-                self._support(system, source, deadline), self._query(system, request, deadline)
+                self._support(system, source, deadline), self._query(system, source, request, deadline)
             )
             options = request.options
             estimates = await self._estimator.estimate(
@@ -186,8 +186,14 @@ class Estimation:
         tokens, trace = await self._estimator.support_tokens(system, source.definition.name, source.load, deadline)
         return tokens, trace, loop.time() - started
 
-    async def _query(self, system: str, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> _Query:
-        """Decodes and crops the query image and runs the backbone on the crops."""
+    async def _query(
+        self,
+        system: str,
+        source: SupportSource,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+    ) -> _Query:
+        """Decodes and crops the query image and starts on the crops."""
         loop = asyncio.get_running_loop()
         started = loop.time()
 
@@ -202,5 +208,5 @@ class Estimation:
 
         shape, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
         prepared = loop.time()
-        features = await self._estimator.query_features(system, pixels, deadline)
+        features = await self._estimator.start_query(system, source.definition.name, pixels, deadline)
         return _Query(shape[0], shape[1], crops, features, decoded - started, prepared - decoded)

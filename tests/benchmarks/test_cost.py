@@ -34,8 +34,7 @@ def test_counts_lead_to_table_5(system) -> None:
 def test_texts_and_shots_cost_once_per_support_and_keypoints_per_query() -> None:
     configuration = tiny_configuration()
     base, longer, shots, more = (
-        measure_cost(configuration, sizes)
-        for sizes in (Sizes(), Sizes(tokens=12), Sizes(shots=5), Sizes(keypoints=68))
+        measure_cost(configuration, sizes) for sizes in (Sizes(), Sizes(tokens=12), Sizes(shots=5), Sizes(keypoints=68))
     )
     assert longer.per_query == shots.per_query == base.per_query < more.per_query
     assert longer.per_support > base.per_support

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cape.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, untrained, untrained_checkpoint
-from cape.configuration import ConfigurationError, SystemConfiguration
-from export.demonstration import demonstration_checkpoint
+from cape.configuration import BackboneConfiguration, ConfigurationError, SystemConfiguration
+from cape.towers import EFFICIENTNET_PACKAGE, MINILM_PACKAGE, packaged_text_tower
 from tests.conftest import tiny_configuration
 
 
@@ -102,7 +102,11 @@ def test_systems_that_read_no_text_need_no_tokenizer(tmp_path: Path) -> None:
 
 
 def test_towers_that_packages_hold_are_left_out_of_the_file(tmp_path: Path) -> None:
-    demonstration_checkpoint(tmp_path)
+    configuration = SystemConfiguration(
+        backbone=BackboneConfiguration(kind="efficientnet_lite0", weights=f"package:{EFFICIENTNET_PACKAGE}"),
+        text=packaged_text_tower(MINILM_PACKAGE).configuration,
+    )
+    save_checkpoint(untrained(configuration), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     assert not any(key.startswith(("image_backbone.", "text_encoder.")) for key in stored)
     loaded = load_checkpoint(tmp_path)

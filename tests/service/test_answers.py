@@ -222,7 +222,7 @@ def test_models_are_listed_with_their_limits_and_parity(live: LiveServer) -> Non
     assert model.is_default
     assert model.max_keypoints == 100
     assert 0 < model.parity_keypoints < 1e-4
-    assert "CPUExecutionProvider" in model.engine
+    assert model.engine == live.server.application.runner.description
     assert modality_pb2.MODALITY_IMAGE in [*model.required_modalities, *model.optional_modalities]
 
 

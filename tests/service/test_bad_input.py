@@ -36,7 +36,7 @@ def server_goes_on(live: LiveServer) -> Iterator[None]:
     yield
     assert not live.supports.ListSupports(support_service_pb2.ListSupportsRequest()).supports
     assert len(live.poses.EstimatePose(query()).instances) == 1
-    assert live.server.application.batcher.queued == 0
+    assert live.server.application.runner.queued == 0
 
 
 BAD_IMAGES = {

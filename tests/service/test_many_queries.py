@@ -131,7 +131,7 @@ def test_an_abandoned_call_leaves_nothing_running(live: LiveServer) -> None:
     call.cancel()
     live.wait_for("capeserve_requests_in_flight", 0, method="BatchEstimatePose")
     assert live.metric("capeserve_requests_total", method="BatchEstimatePose", code="CANCELLED") == 1
-    assert live.server.application.batcher.queued == 0
+    assert live.server.application.runner.queued == 0
 
 
 def test_an_abandoned_stream_leaves_nothing_running_and_nothing_to_complain_about(
@@ -148,7 +148,7 @@ def test_an_abandoned_stream_leaves_nothing_running_and_nothing_to_complain_abou
     stream.cancel()
     live.wait_for("capeserve_requests_in_flight", 0, method="StreamEstimatePose")
     assert live.metric("capeserve_requests_total", method="StreamEstimatePose", code="CANCELLED") == before + 1
-    assert live.server.application.batcher.queued == 0
+    assert live.server.application.runner.queued == 0
     assert not caplog.text
 
 

@@ -12,6 +12,7 @@ from cape.checkpoints import Checkpoint, untrained
 from cape.client import Client, FailedPreconditionError, KeypointDefinition, SupportDefinition, SupportExample
 from cape.predictor import Predictor
 from tests.conftest import tiny_configuration
+from tests.service.conftest import Serving
 from tests.service.live_server import LiveServer, settings_for
 
 NAMES = ("left eye", "right eye", "nose", "chin", "left ear")
@@ -37,8 +38,9 @@ def support(*examples: SupportExample, modalities: tuple[str, ...] = ()) -> Supp
 
 
 @pytest.fixture(scope="module")
-def dlf(tiny_export: Callable[..., Path]) -> Iterator[Client]:
-    with LiveServer(settings_for(tiny_export("dlf"))) as live, Client(live.server.target) as client:
+def dlf(triton_repository: Path, serving: Serving) -> Iterator[Client]:
+    settings = serving(triton_repository).model_copy(update={"default_system": "dlf"})
+    with LiveServer(settings) as live, Client(live.server.target) as client:
         yield client
 
 

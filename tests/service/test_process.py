@@ -21,7 +21,7 @@ import sys
 
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "onnx", "onnxscript"}:
+        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "onnx", "onnxscript", "tritonclient"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NotInstalled())
@@ -77,6 +77,14 @@ def test_the_base_install_serves_without_torch_or_transformers(tiny_repository: 
         assert server.poses.EstimatePose(query()).instances
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=60) == 0
+
+
+def test_the_extra_that_triton_needs_is_named(tiny_repository: Path, tmp_path: Path) -> None:
+    arguments = [*flags(tiny_repository, tmp_path / "supports.sqlite3"), "--engine", "triton"]
+    command = [sys.executable, "-c", f"{WITHOUT_EXTRAS}\n{START}", "serve", *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "engine triton needs tritonclient: pip install 'capeserve[triton]'" in finished.stderr.splitlines()[-1]
 
 
 def test_supports_survive_kill_9(tiny_repository: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_every_service_reports_its_health(live: LiveServer, service: str) -> Non
 def test_health_follows_the_engine(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = live.health.Watch(health_pb2.HealthCheckRequest(service=SERVICES[0]))
     assert next(watch).status == SERVING
-    monkeypatch.setattr(type(live.server.application.batcher), "healthy", False)
+    monkeypatch.setattr(type(live.server.application.runner), "healthy", False)
     assert next(watch).status == NOT_SERVING
     monkeypatch.undo()
     assert next(watch).status == SERVING

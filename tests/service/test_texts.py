@@ -71,7 +71,7 @@ async def test_texts_of_different_supports_meet_in_one_batch(embedder: TextEmbed
         running = asyncio.create_task(embedder.embed(["back leg"]))
         await until(lambda: len(engine.runs) == 1)
         one, other = (asyncio.create_task(embedder.embed(texts)) for texts in (["eye"], ["right eye", "leg"]))
-        await until(lambda: embedder._batcher.queued == 3)
+        await until(lambda: embedder._runner.queued == 3)
     await asyncio.gather(running, one, other)
     assert engine.batches() == [1, 3]
 
@@ -106,8 +106,8 @@ async def test_a_caller_who_leaves_takes_its_texts_out_of_the_queue(
         running = asyncio.create_task(embedder.embed(["leg"]))
         await until(lambda: len(engine.runs) == 1)
         leaving = asyncio.create_task(embedder.embed(["left eye", "right eye"]))
-        await until(lambda: embedder._batcher.queued == 2)
+        await until(lambda: embedder._runner.queued == 2)
         leaving.cancel()
-        await until(lambda: embedder._batcher.queued == 0)
+        await until(lambda: embedder._runner.queued == 0)
     await running
     assert engine.batches() == [1]

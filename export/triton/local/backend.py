@@ -66,9 +66,9 @@ class TritonPythonModel:
             try:
                 self._run(group, responses)
             except Exception as error:
-                failed = triton.InferenceResponse(error=triton.TritonError(f"{type(error).__name__}: {error}"))
+                text = f"{type(error).__name__}: {error}"
                 for index, _, _ in group:
-                    responses[index] = failed
+                    responses[index] = triton.InferenceResponse(error=triton.TritonError(text))
         return responses
 
     def _run(self, group: Sequence[_Item], responses: list[Any]) -> None:

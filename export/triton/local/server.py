@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,6 +26,9 @@ CACHE_BYTES = 64 << 20
 
 STOP_SECONDS = 40.0
 """Triton finishes what runs before it ends; its own limit is 30 s."""
+
+SHARED_MEMORY = re.compile(r"/dev/shm/triton_\S+")
+"""Regions that the server and its backend processes share, as Linux lists what a process has mapped."""
 
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
@@ -62,6 +65,7 @@ class TritonProcess:
         """Starts it; see `triton_server`, which also waits for it and stops it."""
         numbers = Ports(*(_free_port(host, port) for port in ports))
         self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in numbers)
+        self._shared_memory: set[Path] = set()
         command = [
             str(installation.binary),
             f"--model-repository={repository}",
@@ -79,7 +83,8 @@ class TritonProcess:
             env=installation.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Ctrl-C reaches this process alone, which tells Triton to stop once: told twice, it drops what runs.
+            # Ctrl-C reaches this process alone, which tells Triton to stop once: told twice, it drops what runs. And
+            # the processes that Triton starts can be told apart.
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
@@ -109,6 +114,9 @@ class TritonProcess:
             if time.monotonic() > end:
                 raise TritonStartError(f"Triton is not ready after {seconds:.0f} s; its log says what it is doing")
             time.sleep(0.1)
+        # Read now: a process that has been killed says nothing any more.
+        maps = Path(f"/proc/{self.process.pid}/maps").read_text(encoding="utf-8", errors="replace")
+        self._shared_memory = {Path(found) for found in SHARED_MEMORY.findall(maps)}
 
     def stop(self) -> int:
         """Lets it finish what runs, and returns its exit code; negative: the signal that ended it."""
@@ -118,8 +126,16 @@ class TritonProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
         code = self.process.wait()
+        self._clean_up()
         self._reader.join(timeout=5)
         return code
+
+    def _clean_up(self) -> None:
+        """Removes what a server that was killed outright leaves behind: backend processes and their shared memory."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for path in self._shared_memory:
+            path.unlink(missing_ok=True)
 
     def _read(self, log: IO[bytes]) -> None:
         """Passes the log on, and remembers what matters if the start fails."""
@@ -174,8 +190,12 @@ def triton_server(
         server.stop()
 
 
-def supervise(server: TritonProcess) -> int:
+def supervise(server: TritonProcess, announce: Callable[[], None]) -> int:
     """Waits until Triton ends, passing SIGTERM and Ctrl-C on to it; in the main thread.
+
+    Args:
+        server: which is ready.
+        announce: called once signals are passed on, and whoever hears of the server may send one.
 
     Returns:
         Its exit code, or 128 and the number of the signal that ended it, as shells say it.
@@ -186,6 +206,7 @@ def supervise(server: TritonProcess) -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        announce()
         code = server.process.wait()
     finally:
         for number, handler in before.items():

@@ -1,0 +1,133 @@
+"""Predictions of an exported repository in this process: the service's own code without the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cape.client.messages import support_message
+from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, EstimationError, QueryObject
+from cape.evaluation.kept import Kept
+from cape.geometry import Crop
+from cape.manifest import Manifest, ManifestError, read_manifest
+from cape.modalities import MissingModalityError
+from cape.support import SupportDefinition
+from service.batching import Batcher
+from service.errors import EngineError, InvalidFieldError, ServiceError
+from service.errors import MissingModalityError as ServedModalityError
+from service.images import ImageLimits
+from service.onnx_engine import OnnxRuntimeEngine
+from service.pipeline import PoseEstimator, QueryFeatures, support_cache
+from service.preparation import prepare_support
+from service.support_definition import SupportDefinition as CheckedDefinition
+from service.support_definition import check_support
+from service.support_encoder import SupportEncoder
+from service.texts import embedding_cache, text_embedders
+
+KEPT_FEATURES = 2**30
+"""Bytes of backbone features that are kept, as for checkpoints."""
+
+TEXT_CACHE = 64 * 2**20
+
+LIMITS = ImageLimits(max_bytes=2**32, max_pixels=2**30)
+"""Nobody attacks: photographs may be as large as data sets have them."""
+
+
+class ExportedEstimator:
+    """An `Estimator` that runs an exported repository in ONNX Runtime, in whatever precision it has.
+
+    Args:
+        repository: folder that `capeserve export` wrote.
+        system: one of it; empty for the first.
+        threads: CPU threads of a run; None for one per CPU.
+
+    Raises:
+        EstimationError: the repository cannot be used.
+    """
+
+    def __init__(self, repository: Path, system: str = "", threads: int | None = None) -> None:
+        try:
+            self._manifest = read_manifest(repository)
+            self._system = system or next(iter(self._manifest.systems))
+            if self._system not in self._manifest.systems:
+                raise EstimationError(f"{repository}: there is no system {system!r}")
+            self._engine = OnnxRuntimeEngine(repository, self._manifest, threads)
+            self._loop = asyncio.new_event_loop()
+            self._loop.run_until_complete(self._start(repository))
+        except (ManifestError, EngineError, ValueError) as error:
+            raise EstimationError(str(error)) from None
+        self._features: Kept[npt.NDArray[np.generic]] = Kept(KEPT_FEATURES, lambda features: features.nbytes)
+        self._name = _described(repository, self._manifest, self._system, self._engine.description)
+
+    async def _start(self, repository: Path) -> None:
+        """What belongs to the event loop."""
+        self._batcher = Batcher(self._engine, self._manifest)
+        embedders = text_embedders(repository, self._manifest, self._batcher, embedding_cache(TEXT_CACHE))
+        self._encoder = SupportEncoder(self._manifest, self._batcher, embedders)
+        self._poses = PoseEstimator(self._manifest, self._batcher, self._encoder, support_cache(0))
+
+    @property
+    def name(self) -> str:
+        """Repository, system, backbone, engine, precision, version."""
+        return self._name
+
+    def estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
+        """See `Estimator.estimate`."""
+        try:
+            return self._loop.run_until_complete(self._estimate(support, queries))
+        except ServedModalityError as error:
+            raise MissingModalityError(str(error)) from None
+        except ServiceError as error:
+            raise EstimationError(f"{support.category}: {error}") from None
+
+    def close(self) -> None:
+        """Finishes what runs and frees the models."""
+        self._loop.run_until_complete(self._batcher.close())
+        self._loop.close()
+        self._engine.close()
+
+    async def _estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
+        message = support_message(support)
+        check_support(message, self._manifest, LIMITS)
+        definition = CheckedDefinition.of(f"{support.category!r}", message)
+        prepared = prepare_support(message, definition, self._manifest, LIMITS)
+        tokens, _ = await self._encoder.encode(self._system, prepared)
+        crops = [self._crop(query) for query in queries]
+        features = await self._encode(queries, crops)
+        answers = await self._poses.estimate(self._system, tokens, QueryFeatures(tuple(features), 0.0, 0.0))
+        poses = tuple(
+            EstimatedPose(crop.to_image(one.keypoints), one.scores, one.located)
+            for crop, one in zip(crops, answers.estimates, strict=True)
+        )
+        return EpisodeAnswer(poses, tokens.modalities)
+
+    def _crop(self, query: QueryObject) -> Crop:
+        box, size = query.box, self._manifest.image_size
+        try:
+            return Crop.around(box.x, box.y, box.width, box.height, size=size, padding=self._manifest.box_padding)
+        except ValueError as error:
+            raise InvalidFieldError("box", str(error)) from None
+
+    async def _encode(self, queries: Sequence[QueryObject], crops: Sequence[Crop]) -> list[npt.NDArray[np.generic]]:
+        """Features [C, F, F] of queries; those of objects that were asked for before are there already."""
+        features = {query.object_id: self._features.get(query.object_id) for query in queries}
+        new = [row for row, query in enumerate(queries) if features[query.object_id] is None]
+        pixels = [crops[row].extract(queries[row].image) for row in new]
+        computed = await self._poses.query_features(self._system, pixels)
+        for row, one in zip(new, computed.features, strict=True):
+            own = one.copy()  # a view would keep the whole batch alive
+            features[queries[row].object_id] = own
+            self._features.put(queries[row].object_id, own)
+        return [known for query in queries if (known := features[query.object_id]) is not None]
+
+
+def _described(repository: Path, manifest: Manifest, system: str, engine: str) -> str:
+    parts = manifest.systems[system].components.values()
+    precision = " and ".join(sorted({manifest.components[part].precision for part in parts}))
+    weights = "" if manifest.source.trained else ", random weights"
+    backbone = manifest.systems[system].backbone
+    return f"{repository.name}: {system}, {backbone}, {engine} {precision}{weights}, version {manifest.version(system)}"

@@ -1,0 +1,1 @@
+"""How individuals of the categories are built, a file per family."""

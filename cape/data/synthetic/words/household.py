@@ -1,0 +1,57 @@
+"""Texts of the keypoints of household objects and musical instruments.
+
+See `cape.data.synthetic.vocabulary` for the placeholders.
+"""
+
+from __future__ import annotations
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "edge of the {part} at the handle": ("the edge of the {part} at the handle", "{part} on the handle's side",
+                                         "{part} near the handle"),
+    "edge of the {part} opposite the handle": ("the edge of the {part} opposite the handle",
+                                               "{part} on the far side from the handle", "{part} away from the handle"),
+    "tip of the spout": ("the tip of the spout", "opening that it pours from", "end of the spout"),
+    "root of the spout": ("the root of the spout", "where the spout meets the pot", "base of the spout"),
+    "knob of the lid": ("the knob of the lid", "top of the lid", "button on the cover"),
+    "middle of the foot": ("the middle of the foot", "center of the base", "bottom that it stands on"),
+    "lower joint of the arm": ("the lower joint of the arm", "where the arm meets the base", "first hinge of the lamp"),
+    "upper joint of the arm": ("the upper joint of the arm", "elbow of the lamp", "hinge in the middle of the arm"),
+    "root of the lampshade": ("the root of the lampshade", "where the arm meets the shade",
+                              "narrow end of the lampshade"),
+    "{end} edge of the lampshade": ("the {end} edge of the lampshade", "{end} of the shade's rim",
+                                    "opening of the lampshade at the {end}"),
+    "{end} edge of the canopy": ("the {end} edge of the canopy", "rim of the umbrella at the {end}", "{end} rib's end"),
+    "tip of the umbrella": ("the tip of the umbrella", "point at the top", "upper end of the stick"),
+    "middle of the stick": ("the middle of the stick", "half-way along the pole", "center of the shaft"),
+    "root of the crook": ("the root of the crook", "where the curved handle begins", "lower end of the straight stick"),
+    "end of the crook": ("the end of the crook", "free end of the curved handle", "tip of the hook"),
+    "middle of the bridge": ("the middle of the bridge between the lenses", "nose piece of the glasses",
+                             "center of the frame"),
+    "center of the {side} lens": ("the center of the {side} lens", "middle of the {side} glass",
+                                  "lens for the {side} eye"),
+    "{height} of the {side} lens": ("the {height} of the {side} lens", "{height} edge of the {side} glass",
+                                    "{side} rim at its {height}"),
+    "{side} hinge": ("the {side} hinge", "where the {side} arm meets the frame", "{side} outer corner of the frame"),
+    "end of the {side} arm": ("the end of the {side} arm", "tip of the {side} temple",
+                              "part that lies on the {side} ear"),
+    "{side} end of the beam": ("the {side} end of the beam", "beam's end on the {side}", "where the {side} pan hangs"),
+    "center of the {side} pan": ("the center of the {side} pan", "bottom of the {side} dish",
+                                 "scale pan on the {side}"),
+    "bottom of the body": ("the bottom of the body", "lower end of the instrument", "end of the sound box"),
+    "bridge under the strings": ("the bridge under the strings", "piece that the strings rest on",
+                                 "bridge on the body"),
+    "end of the neck": ("the end of the neck at the body", "where the neck meets the body", "root of the neck"),
+    "top of the neck": ("the top of the neck", "nut of the fingerboard", "where the head begins"),
+    "tip of the head": ("the tip of the head", "far end of the instrument", "end of the peg box"),
+    "{side} {level} bout": ("the {side} {level} bout", "widest point of the {level} body on the {side}",
+                            "{level} curve of the body on the {side}"),
+    "{side} side of the waist": ("the {side} side of the waist", "narrowest point of the body on the {side}",
+                                 "{side} inward curve of the body"),
+    "mouthpiece": ("the mouthpiece", "end that is blown into", "where the lips go"),
+    "{number} valve": ("the {number} valve, counted from the mouthpiece", "{number} finger button", "{number} piston"),
+    "{level} edge of the bell": ("the {level} edge of the bell", "{level} rim of the wide opening",
+                                 "bell at its {level} rim"),
+    "end of the tuning slide": ("the end of the tuning slide", "bend of the tube at the front",
+                                "front curve of the tube"),
+}  # fmt: skip
+"""Name → description and paraphrases."""

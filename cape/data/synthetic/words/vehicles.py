@@ -1,0 +1,40 @@
+"""Texts of the keypoints of vehicles; see `cape.data.synthetic.vocabulary` for the placeholders."""
+
+from __future__ import annotations
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "center of the {end} {side} wheel": ("the center of the {end} {side} wheel", "hub of the {end} wheel on the {side}",
+                                         "{side} {end} wheel"),
+    "center of the {end} wheel": ("the center of the {end} wheel", "hub of the {end} wheel", "axle of the {end} wheel"),
+    "{end} {side} corner of the roof": ("the {end} {side} corner of the roof",
+                                        "corner of the roof at the {end} on the {side}",
+                                        "{side} {end} end of the roof"),
+    "{side} headlight": ("the {side} headlight", "front lamp on the {side}", "{side} front light"),
+    "{side} tail light": ("the {side} tail light", "rear lamp on the {side}", "{side} red light at the back"),
+    "{side} wing mirror": ("the {side} wing mirror", "side mirror on the {side}", "{side} rear-view mirror"),
+    "headlight": ("the headlight", "lamp at the front", "front light"),
+    "end of the exhaust pipe": ("the end of the exhaust pipe", "opening of the exhaust", "rear of the silencer"),
+    "saddle": ("the saddle", "seat of the rider", "where the rider sits"),
+    "{side} end of the handlebar": ("the {side} end of the handlebar", "{side} handlebar grip",
+                                    "grip for the {side} hand"),
+    "{side} pedal": ("the {side} pedal", "pedal for the {side} foot", "{side} footrest"),
+    "nose of the aircraft": ("the nose of the aircraft", "front end of the fuselage", "foremost point of the aircraft"),
+    "cockpit": ("the cockpit", "windows of the pilot", "top of the pilot's cabin"),
+    "{side} engine": ("the {side} engine", "engine under the {side} wing", "front of the engine on the {side}"),
+    "tip of the {side} tailplane": ("the tip of the {side} tailplane",
+                                    "outer end of the small wing at the tail on the {side}",
+                                    "{side} end of the horizontal tail"),
+    "tip of the tail fin": ("the tip of the tail fin", "top of the vertical tail", "highest point of the rudder"),
+    "rotor hub": ("the hub of the main rotor", "center of the rotor blades", "top of the rotor mast"),
+    "tail rotor": ("the center of the tail rotor", "small rotor at the tail", "hub of the rear rotor"),
+    "{end} end of the {side} skid": ("the {end} end of the {side} skid", "{end} of the landing runner on the {side}",
+                                     "{side} landing skid at its {end}"),
+    "bow": ("the bow, at the front of the boat", "front end of the hull", "foremost point of the boat"),
+    "{side} corner of the stern": ("the {side} corner of the stern", "{side} rear corner of the hull",
+                                   "back of the boat on the {side}"),
+    "top of the mast": ("the top of the mast", "upper end of the mast", "highest point of the boat"),
+    "foot of the mast": ("the foot of the mast", "lower end of the mast", "where the mast meets the deck"),
+    "end of the boom": ("the end of the boom", "rear end of the spar under the sail",
+                        "lower outer corner of the main sail"),
+}  # fmt: skip
+"""Name → description and paraphrases."""

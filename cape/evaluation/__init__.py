@@ -1,0 +1,1 @@
+"""How well keypoints are found: test pairs, predictions from anywhere, scores, calibration, robustness, reports."""

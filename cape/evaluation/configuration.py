@@ -1,0 +1,86 @@
+"""What an evaluation does, as a YAML file and flags say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cape.data.pairs import EPISODES, QUERIES, SEED
+from cape.data.sources import DataSource, first_mistake
+from cape.evaluation.variations import VariationName
+
+
+class EvaluationConfigurationError(ValueError):
+    """A configuration that cannot be used; the message names the file and the field."""
+
+
+class EvaluationConfiguration(BaseModel):
+    """An evaluation: whose predictions, on which pairs of which data.
+
+    Exactly one of `checkpoint`, `repository` and `target` is set.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path | None = Field(None, description="Checkpoint folder or published .pth file, run in PyTorch.")
+    repository: Path | None = Field(None, description="Exported repository, run in ONNX Runtime.")
+    target: str | None = Field(None, description="host:port of a running service, called over gRPC.")
+    model: str = Field("", description="models/{system} of a repository or service; empty: its default.")
+    data: DataSource
+    shots: int = Field(1, ge=1, le=16, description="Support images of an episode.")
+    episodes: int = Field(EPISODES, ge=1, description="Episodes of a category.")
+    queries: int = Field(QUERIES, ge=1, description="Queries of an episode.")
+    seed: int = Field(SEED, description="Of the pairs, and of variations.")
+    variations: tuple[VariationName, ...] = Field((), description="Also measured, on the same pairs.")
+    missing_share: float = Field(0.5, gt=0, le=1, description="Share of texts that `missing_texts` takes away.")
+
+    @model_validator(mode="after")
+    def _one_source_of_predictions(self) -> EvaluationConfiguration:
+        given = [name for name in ("checkpoint", "repository", "target") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"one of checkpoint, repository and target is needed, not {' and '.join(given) or 'none'}")
+        return self
+
+
+def read_configuration(path: Path | None, changes: Mapping[str, Any]) -> EvaluationConfiguration:
+    """Reads a configuration.
+
+    Args:
+        path: a YAML file; None for none.
+        changes: what flags say, which wins: values by field, and a mapping under `data`. A source of predictions
+            or a kind of data takes the place of the file's.
+
+    Raises:
+        EvaluationConfigurationError: naming the file and the field that is missing or wrong.
+    """
+    document = _parse(path) if path is not None else {}
+    sources = ("checkpoint", "repository", "target")
+    if any(name in changes for name in sources):
+        document = {name: value for name, value in document.items() if name not in sources}
+    data, wanted = document.get("data") or {}, changes.get("data") or {}
+    if not isinstance(data, dict):
+        raise EvaluationConfigurationError(f"{path}: data: a mapping is needed")
+    if "kind" in wanted and wanted["kind"] != data.get("kind", wanted["kind"]):
+        data = {}
+    merged = {**document, **changes, "data": {"kind": "coco", **data, **wanted}}
+    try:
+        return EvaluationConfiguration.model_validate(merged)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        raise EvaluationConfigurationError(where + first_mistake(error, "").removeprefix(": ")) from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationConfigurationError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise EvaluationConfigurationError(f"{path}: not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise EvaluationConfigurationError(f"{path}: a mapping of fields is needed")
+    return document

@@ -1,0 +1,156 @@
+"""A whole evaluation: pairs, scores by category, calibration, and the same pairs under variations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cape.data.dataset import KeypointDataset
+from cape.data.pairs import TestPlan, draw_pairs
+from cape.evaluation.calibration import Calibration, calibrate
+from cape.evaluation.configuration import EvaluationConfiguration
+from cape.evaluation.estimator import Estimator
+from cape.evaluation.metrics import Scores, mean_scores
+from cape.evaluation.run import EvaluationRun, PairResult, run_pairs
+from cape.evaluation.variations import Variation, variation
+from cape.modalities import MissingModalityError
+from cape.support import Modality
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, pairs done and pairs in all."""
+
+
+class NothingScoredError(ValueError):
+    """No pair has a keypoint that is visible in the query and in every support."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariationOutcome:
+    """What became of a variation.
+
+    Attributes:
+        variation: which one.
+        scores: over all pairs; None where it was not measured.
+        reason: why not; empty where it was.
+        modalities: what of the supports was used.
+    """
+
+    variation: Variation
+    scores: Scores | None
+    reason: str
+    modalities: tuple[Modality, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """All that was measured.
+
+    Attributes:
+        estimator: name of what was evaluated.
+        data: name of the data set.
+        configuration: what was asked for.
+        plan: the pairs.
+        run: what each pair came to.
+        overall: mean over pairs: the number that papers report.
+        mean_of_categories: mean over the categories' means.
+        categories: by name, in the data set's order.
+        super_categories: by name, each the mean over its pairs.
+        calibration: do scores tell which keypoints are wrong.
+        variations: in the order asked for.
+    """
+
+    estimator: str
+    data: str
+    configuration: EvaluationConfiguration
+    plan: TestPlan
+    run: EvaluationRun
+    overall: Scores
+    mean_of_categories: Scores
+    categories: dict[str, Scores]
+    super_categories: dict[str, Scores]
+    calibration: Calibration
+    variations: tuple[VariationOutcome, ...]
+
+
+def evaluate(
+    dataset: KeypointDataset,
+    estimator: Estimator,
+    configuration: EvaluationConfiguration,
+    progress: Progress = lambda step, done, total: None,
+) -> Evaluation:
+    """Measures an estimator.
+
+    Args:
+        dataset: what `configuration.data` opens.
+        estimator: makes the predictions.
+        configuration: which pairs and variations.
+        progress: told after every episode.
+
+    Raises:
+        DatasetError: no category has enough objects, or an object cannot be read.
+        MissingModalityError: the model needs what the supports of this data lack.
+        EstimationError: a prediction failed.
+        NothingScoredError: there is nothing to score.
+    """
+    plan = draw_pairs(
+        dataset,
+        shots=configuration.shots,
+        episodes=configuration.episodes,
+        queries=configuration.queries,
+        seed=configuration.seed,
+    )
+    run = run_pairs(
+        dataset, plan, estimator, progress=lambda done, total: progress(f"evaluating on {dataset.name}", done, total)
+    )
+    if not run.results:
+        raise NothingScoredError(f"{dataset.name}: no keypoint is visible in a query and in all its supports")
+    categories = _grouped(run.results, [category.name for category in dataset.categories])
+    return Evaluation(
+        estimator=estimator.name,
+        data=dataset.name,
+        configuration=configuration,
+        plan=plan,
+        run=run,
+        overall=mean_scores([result.scores for result in run.results]),
+        mean_of_categories=mean_scores(list(categories.values())),
+        categories=categories,
+        super_categories=_grouped(run.results, [category.super_category for category in dataset.categories]),
+        calibration=calibrate(run.results),
+        variations=tuple(
+            _measure(
+                variation(name, configuration.missing_share),
+                run.modalities,
+                lambda one: run_pairs(
+                    dataset,
+                    plan,
+                    estimator,
+                    variation=one,
+                    seed=configuration.seed,
+                    progress=lambda done, total: progress(one.name, done, total),
+                ),
+            )
+            for name in configuration.variations
+        ),
+    )
+
+
+def _grouped(results: Sequence[PairResult], names: Sequence[str]) -> dict[str, Scores]:
+    """Means over the pairs of each group; `names` holds the group of each category."""
+    groups: dict[str, list[Scores]] = {name: [] for name in names}
+    for result in results:
+        groups[names[result.category]].append(result.scores)
+    return {name: mean_scores(scores) for name, scores in groups.items() if scores}
+
+
+def _measure(
+    change: Variation, used: tuple[Modality, ...], run: Callable[[Variation], EvaluationRun]
+) -> VariationOutcome:
+    """Runs a variation, unless the model does without what it touches or cannot do without what it takes away."""
+    if change.changes not in used:
+        nouns: dict[Modality, str] = {"image": "support images", "text": "texts"}
+        return VariationOutcome(change, None, f"does not use {nouns[change.changes]}: answers as before", used)
+    try:
+        outcome = run(change)
+    except MissingModalityError as error:
+        return VariationOutcome(change, None, str(error), ())
+    return VariationOutcome(change, mean_scores([result.scores for result in outcome.results]), "", outcome.modalities)

@@ -1,0 +1,1 @@
+"""Training: episodes in, checkpoints out; `cape.training.run.train` puts it together."""

@@ -1,0 +1,34 @@
+"""A checkpoint of ours or a published one, by its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.export import PUBLISHED_SUFFIXES
+
+if TYPE_CHECKING:
+    from cape.checkpoints import Checkpoint
+
+
+def load_any(path: Path, text_encoder: Path | None, tokenizer: Path | None) -> Checkpoint:
+    """Loads a checkpoint; what is wrong with it ends the command with a clear message.
+
+    Args:
+        path: folder with config.json and model.safetensors, or a published .pth file.
+        text_encoder: Hugging Face folder of the text encoder, where a .pth file brings none.
+        tokenizer: tokenizer.json, where the checkpoint does not bring one.
+    """
+    from cape.checkpoints import CheckpointError, load_checkpoint
+    from cape.published import open_published
+    from cape.published_layouts import PublishedCheckpointError
+    from cape.towers import TowerError
+
+    try:
+        if path.suffix in PUBLISHED_SUFFIXES:
+            return open_published(path, text_encoder=text_encoder, tokenizer=tokenizer)[0]
+        return load_checkpoint(path, tokenizer)
+    except (CheckpointError, PublishedCheckpointError, TowerError) as error:
+        raise click.ClickException(str(error)) from None

@@ -1,0 +1,54 @@
+"""`capeserve triton`: a real Triton server on this machine, without a container."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli.consoles import console
+
+
+@click.command()
+@click.option(
+    "--repository", required=True, type=click.Path(path_type=Path), help="Folder that `capeserve export` wrote."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", default=8000, show_default=True, help="KServe v2 over HTTP; 0 takes a free port.")
+@click.option("--grpc-port", default=8001, show_default=True, help="KServe v2 over gRPC, for `serve --triton-url`.")
+@click.option("--metrics-port", default=8002, show_default=True, help="Prometheus.")
+@click.option("--cache-bytes", default=64 << 20, show_default=True, help="Response cache, for text embeddings.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="Where the server is installed, once. [default: the user's cache]"
+)
+def triton(
+    repository: Path,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    cache_bytes: int,
+    home: Path | None,
+) -> None:
+    """Serve a repository with a real Triton, for development and tests, until SIGTERM or Ctrl-C.
+
+    The server comes out of the PyPI wheel nvidia-pytriton, on Linux and x86-64, into an environment of its own. It
+    computes on CPUs. For GPUs and for production, NVIDIA's container serves the very same folder.
+    """
+    from export.triton.local.environment import TritonSetupError, default_home, install
+    from export.triton.local.server import Ports, TritonStartError, check_repository, supervise, triton_server
+
+    errors = console(stderr=True)
+    try:
+        check_repository(repository)
+        installation = install(home or default_home(), lambda step: errors.print(f"Triton: {step}"))
+        ports = Ports(http_port, grpc_port, metrics_port)
+        with triton_server(
+            installation, repository, log=sys.stderr.buffer, host=host, ports=ports, cache_bytes=cache_bytes
+        ) as server:
+            ready = f"Triton is ready: gRPC {server.grpc}, HTTP {server.http}, metrics {server.metrics}"
+            code = supervise(server, announce=lambda: errors.print(ready))
+    except (TritonSetupError, TritonStartError) as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(code)

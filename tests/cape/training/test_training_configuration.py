@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cape.training.configuration import TrainingConfigurationError, read_training_configuration
+
+CONFIGURATIONS = Path(__file__).resolve().parents[3] / "configurations" / "training"
+
+SMALLEST: dict[str, Any] = {
+    "model": {"system": "graphcape", "text": None},
+    "sources": [{"data": {"kind": "synthetic", "split": "train"}}],
+    "schedule": {"steps": 5},
+}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
+    return path
+
+
+def test_the_defaults_are_the_papers(tmp_path: Path) -> None:
+    settings = read_training_configuration(written(tmp_path))
+    assert settings.batch_size == 8 and settings.shots == 1
+    assert settings.optimizer.kind == "adam" and settings.optimizer.learning_rate == 1e-5
+    assert settings.losses.heatmap == 2.0 and settings.losses.offset_normalisation == "equation"
+    assert settings.schedule.warmup_steps == 1000
+    assert settings.augmentation.jitter.rotation_degrees == 15 and settings.augmentation.jitter.scale == 0.15
+
+
+@pytest.mark.parametrize("name", ["mp100_flf", "mp100_dlf"])
+def test_the_papers_configurations_are_table_3(name: str) -> None:
+    variables = {"MP100": "/data/mp100", "SWIN_V2": "/data/swin.pth", "GTE_BASE": "/data/gte"}
+    settings = read_training_configuration(CONFIGURATIONS / f"{name}.yaml", variables)
+    model = settings.model
+    assert f"mp100_{model.system}" == name
+    assert (model.backbone.depths, model.backbone.heads) == ((2, 2, 18, 2), (3, 6, 12, 24))
+    assert (model.backbone.embed_dim, model.backbone.drop_path_rate, model.backbone.image_size) == (96, 0.3, 256)
+    assert (model.head.width, model.head.heads, model.head.feedforward, model.head.dropout) == (256, 8, 768, 0.1)
+    assert (settings.schedule.epochs, settings.batch_size, settings.optimizer.learning_rate) == (200, 8, 1e-5)
+    assert settings.towers.image_file == Path("/data/swin.pth")
+
+
+def test_the_demonstrations_configuration_reads_with_and_without_photographs(monkeypatch) -> None:
+    monkeypatch.delenv("CAPESERVE_REAL_POSES", raising=False)
+    path = CONFIGURATIONS / "demonstration.yaml"
+    without = read_training_configuration(path)
+    assert without.features == "cached" and without.model.modality_dropout
+    photographs = [source for source in without.sources if source.data.kind == "coco"]
+    assert photographs and all(source.optional for source in photographs)
+    given = read_training_configuration(path, {"CAPESERVE_REAL_POSES": "/photographs.json"})
+    assert any(getattr(source.data, "annotations", None) == Path("/photographs.json") for source in given.sources)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 4}, "batch: Extra inputs are not permitted"),
+        ({"features": "cached"}, "set towers.train_image to false"),
+        ({"modality_dropout": {"image": 0.5}}, "graphcape has one modality only"),
+        ({"modality_dropout": {"image": 0.7, "text": 0.7}}, "nothing would be left"),
+        ({"model": {"system": "flf"}, "modality_dropout": {"text": 0.5}}, "set model.modality_dropout to true"),
+        ({"sources": []}, "sources: Tuple should have at least 1 item"),
+        (
+            {"sources": [{"data": {"kind": "coco", "annotations": "${NOT_SET_ANYWHERE}"}}]},
+            "NOT_SET_ANYWHERE is not set",
+        ),
+        ({"model": {"system": "flf", "text": "package:not_there"}}, "weights are in the package not-there"),
+    ],
+)
+def test_what_cannot_be_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingConfigurationError, match=message.replace("(", r"\(")) as raised:
+        read_training_configuration(written(tmp_path, **changes))
+    assert str(raised.value).startswith(str(tmp_path / "run.yaml"))
+
+
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("- 1", encoding="utf-8")
+    with pytest.raises(TrainingConfigurationError, match="not a mapping"):
+        read_training_configuration(path)
+    with pytest.raises(TrainingConfigurationError, match=r"none\.yaml"):
+        read_training_configuration(tmp_path / "none.yaml")
