@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA machine, in one go: latency of every system of Table 5 on ONNX Runtime's CUDA, TensorRT and
-# TensorRT-RTX providers, where they load; TensorRT plans with their parity, where TensorRT is installed; a real Triton;
-# accuracy of the demonstration checkpoint on the card. Results: benchmarks/results/gpu-*.
+# TensorRT-RTX providers, where they load; TensorRT plans with their parity, where TensorRT is installed; accuracy of a
+# checkpoint that was trained here. Results: benchmarks/results/gpu-*.
 #
 #   bash benchmarks/gpu.sh [FOLDER FOR WHAT IS BUILT]
 set -euo pipefail
@@ -53,9 +53,12 @@ else
   echo "TensorRT is not installed in $work/venv: no plans (pip install tensorrt)" >&2
 fi
 
-# 5. Accuracy of the demonstration checkpoint, computed on the card.
-for source in "--checkpoint examples/checkpoint --device cuda"; do
-  # shellcheck disable=SC2086 # words on purpose
-  "$capeserve" evaluate $source --data synthetic --split test --episodes 10 --output "$results/gpu-accuracy"
-done
+# 5. Accuracy on the card of a checkpoint that was trained here, if there is one.
+trained=build/training/demonstration/best
+if [ -f "$trained/config.json" ]; then
+  "$capeserve" evaluate --checkpoint "$trained" --device cuda --data synthetic --split test --episodes 10 \
+    --output "$results/gpu-accuracy"
+else
+  echo "no $trained: capeserve train --config configurations/training/demonstration.yaml makes it" >&2
+fi
 echo "done: $results/gpu-*"

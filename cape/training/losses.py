@@ -93,9 +93,8 @@ def proposal_loss(mean: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 def matching_loss(similarity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Cross-entropy of the softmax over the similarity map and the heat map as a distribution; not in the paper.
 
-    Equation 6 averages over cells, nearly all of which are empty, so what it says of the one that matters is small:
-    the published schedules make up for that with hundreds of epochs from pretrained heads. This term teaches the
-    softmax, which proposals are read off, at once.
+    Equation 6 averages over cells, nearly all of which are empty, so what it says of the one that matters is small
+    beside the other terms. This one speaks to the softmax that proposals are read off.
 
     Args:
         similarity: [B, K, H·W], raw.

@@ -13,6 +13,7 @@ from cape.training.losses import (
     PathwayPrediction,
     consistency_loss,
     heatmap_loss,
+    matching_loss,
     offset_loss,
     pose_losses,
     proposal_loss,
@@ -46,6 +47,19 @@ def test_equation_6_by_hand() -> None:
     # Both valid: the second adds sigmoid(9)² and the sum is divided by K = 2.
     expected = (0.25 + (1 / (1 + math.exp(-9))) ** 2) / 2
     assert heatmap_loss(similarity, target, torch.ones(1, 2)).item() == pytest.approx(expected)
+
+
+def test_the_matching_term_is_a_cross_entropy_over_cells_by_hand() -> None:
+    # A map that prefers the right cell by ln 3 gives it 3/4; the target wants 2/3 of the mass there and 1/3 beside it.
+    similarity = torch.tensor([[[math.log(3.0), 0.0], [5.0, -5.0], [0.0, 0.0]]])
+    target = torch.tensor([[[[1.0, 0.5]], [[1.0, 0.0]], [[0.0, 0.0]]]])
+    expected = -(2 / 3 * math.log(3 / 4) + 1 / 3 * math.log(1 / 4))
+    first, outside = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    assert matching_loss(similarity, target, first).item() == pytest.approx(expected)
+    # A keypoint outside the map has no cell to point at.
+    assert matching_loss(similarity, target, outside).item() == 0
+    both = matching_loss(similarity, target, torch.tensor([[1.0, 1.0, 1.0]])).item()
+    assert both == pytest.approx((expected + math.log(1 + math.exp(-10))) / 2, rel=1e-5)
 
 
 def test_equation_7_by_hand() -> None:
