@@ -26,12 +26,18 @@ START = "from cli.main import main; main()"
 def output(tiny_repository: Path, tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """The demonstration's folder, with the tiny model exported already."""
     folder = tmp_path / "demo"
-    repository = shutil.copytree(tiny_repository, folder / "repository")
-    manifest = read_manifest(repository)
-    source = manifest.source.model_copy(update={"sha256": load_checkpoint(tiny_checkpoint).sha256})
-    exported = manifest.model_copy(update={"source": source})
-    (repository / MANIFEST_NAME).write_text(exported.model_dump_json(), encoding="utf-8")
+    shutil.copytree(tiny_repository, folder / "repository")
+    say_exported_from(tiny_checkpoint, folder / "repository")
     return folder
+
+
+def say_exported_from(folder: Path, repository: Path) -> None:
+    """Makes a repository's manifest name a checkpoint as its source."""
+    manifest, checkpoint = read_manifest(repository), load_checkpoint(folder)
+    trained = checkpoint.system.configuration.trained
+    source = manifest.source.model_copy(update={"sha256": checkpoint.sha256, "trained": trained})
+    changed = manifest.model_copy(update={"source": source})
+    (repository / MANIFEST_NAME).write_text(changed.model_dump_json(), encoding="utf-8")
 
 
 def test_the_demonstration_leaves_a_picture_of_every_pair_and_a_latency_table(output, tiny_checkpoint):
@@ -54,6 +60,21 @@ def test_the_demonstration_leaves_a_picture_of_every_pair_and_a_latency_table(ou
     support = next(line for line in table.splitlines() if line.startswith("| support"))
     warm, cold = (float(cell) for cell in support.split("|")[2:4])
     assert warm < cold
+
+
+def test_a_trained_checkpoint_is_scored_through_the_running_service_and_its_failures_are_shown(
+    output, tiny_checkpoint, tmp_path
+):
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "trained"))
+    configuration = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(configuration.replace('"trained": false', '"trained": true'))
+    say_exported_from(checkpoint, output / "repository")
+    result = CliRunner().invoke(main, ["demo", "--output", str(output), "--checkpoint", str(checkpoint)])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"unseen synthetic categories, \d+ pairs: PCK@0.2 \d+\.\d %", result.stdout)
+    assert (output / "failure_01.png").stat().st_size > 10_000
+    assert "failure_02.png" in (output / "accuracy.md").read_text()
+    assert "ntrained" not in result.stdout
 
 
 def test_a_server_that_is_left_running_answers_the_commands_it_prints_until_it_is_told_to_stop(
