@@ -62,8 +62,8 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     is_flag=False,
     flag_value="standard",
     type=click.Choice(["standard", "rtx"]),
-    help="Build TensorRT engines too: for the card in this machine (no value), or with TensorRT for RTX for the cards of "
-    "--target, which need not be here (rtx).",
+    help="Build TensorRT engines too: for the card in this machine (no value), or with TensorRT for RTX for the cards "
+    "of --target, which need not be here (rtx).",
 )
 @click.option(
     "--target",
