@@ -34,8 +34,25 @@ class ImageBackbone(nn.Module):
         Returns:
             float [B, C, F, F].
         """
-        pixels = (image.to(self.mean.dtype) - self.mean) / self.std
-        return self.network(pixels.permute(0, 3, 1, 2))
+        return self.network(self._normalised(image))
+
+    def begin(self, image: Tensor, blocks: int) -> Tensor:
+        """The first blocks of an EfficientNet: crops as for `forward` → the map that they give."""
+        assert isinstance(self.network, EfficientNetLite0), "only an EfficientNet has blocks to split at"
+        return self.network.begin(self._normalised(image), blocks)
+
+    def finish(self, maps: Tensor, blocks: int) -> Tensor:
+        """The other blocks: maps from `begin` for as many → features."""
+        assert isinstance(self.network, EfficientNetLite0), "only an EfficientNet has blocks to split at"
+        return self.network.finish(maps, blocks)
+
+    def first_blocks(self, blocks: int) -> list[nn.Module]:
+        """The modules that `begin` runs."""
+        assert isinstance(self.network, EfficientNetLite0), "only an EfficientNet has blocks to split at"
+        return [self.network._conv_stem, self.network._bn0, *self.network._blocks[:blocks]]
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return ((image.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
 
     def fold(self) -> None:
         """Turns everything that depends on weights alone into constants, in place, for export."""

@@ -22,19 +22,34 @@ STAGES = (
 )
 STRIDE_16_STAGE = 4
 """Stage after which the map is 1/16 of the image."""
+MOST_FIRST_BLOCKS = sum(stage[-1] for stage in STAGES[: STRIDE_16_STAGE + 1])
+"""Blocks up to there: where the network may be split in two at the latest."""
+
+
+def _normalised(convolution: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """A convolution and its batch norm; as one convolution where gradients flow through running statistics.
+
+    The same function of the same parameters, but one pass over the map instead of two in each direction.
+    """
+    if norm.training or not torch.is_grad_enabled():
+        return norm(convolution(x))
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight = convolution.weight * scale[:, None, None, None]
+    return convolution._conv_forward(x, weight, norm.bias - norm.running_mean * scale)
 
 
 class _SamePadding(nn.Conv2d):
     """Convolution padded as TensorFlow does it, unevenly at even sizes: the weights were trained so."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         total = max(kernel - stride, 0) if x.shape[-1] % stride == 0 else max(kernel - x.shape[-1] % stride, 0)
         left = total // 2
         return F.conv2d(
             F.pad(x, (left, total - left, left, total - left)),
-            self.weight,
-            None,
+            weight,
+            bias,
             self.stride,
             0,
             1,
@@ -58,9 +73,9 @@ class _Block(nn.Module):
         self._bn2 = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if hasattr(self, "_expand_conv") else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        y = F.relu6(_normalised(self._expand_conv, self._bn0, x)) if hasattr(self, "_expand_conv") else x
+        y = F.relu6(_normalised(self._depthwise_conv, self._bn1, y))
+        y = _normalised(self._project_conv, self._bn2, y)
         return x + y if self.residual else y
 
 
@@ -82,9 +97,19 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps normalised images float [B, 3, H, W] to features [B, 432, H/16, W/16]."""
+        return self.finish(self.begin(pixels, 0), 0)
+
+    def begin(self, pixels: Tensor, blocks: int) -> Tensor:
+        """The first blocks: normalised images float [B, 3, H, W] → the map that they give."""
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        for block in self._blocks[:blocks]:
+            x = block(x)
+        return x
+
+    def finish(self, x: Tensor, blocks: int) -> Tensor:
+        """The other blocks: what `begin` gave for as many, at most `MOST_FIRST_BLOCKS` → features."""
         fine = x
-        for index, block in enumerate(self._blocks):
+        for index, block in enumerate(self._blocks[blocks:], blocks):
             x = block(x)
             if index == self.taps[STRIDE_16_STAGE]:
                 fine = x

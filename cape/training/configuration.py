@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cape.configuration import SystemConfiguration
 from cape.data.crops import Jitter
 from cape.data.sources import DataSource, first_mistake
+from cape.models.efficientnet import MOST_FIRST_BLOCKS
 from cape.training.losses import OffsetNormalisation
 
 Initialisation = Literal["published", "small"]
@@ -149,6 +150,16 @@ class TowerConfiguration(_Strict):
     """Which towers are trained, and where their weights come from."""
 
     train_image: bool = True
+    frozen_blocks: int = Field(
+        default=0,
+        ge=0,
+        description="EfficientNet-Lite0: so many blocks from the image on stay as they are where train_image is true; "
+        "what they give can be cached.",
+    )
+    support_gradient: bool = Field(
+        default=True,
+        description="False: a trained backbone learns from queries alone, which saves a third of its work.",
+    )
     train_text: bool = False
     initial: Path | None = Field(
         default=None, description="A checkpoint folder or published .pth file: what of it fits is the beginning."
@@ -210,8 +221,18 @@ class TrainingConfiguration(_Strict):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        if self.features == "cached" and self.towers.train_image:
-            raise ValueError("features cannot be cached while the backbone is trained: set towers.train_image to false")
+        towers = self.towers
+        if self.features == "cached" and towers.train_image and not towers.frozen_blocks:
+            raise ValueError(
+                "features cannot be cached while the whole backbone is trained: set towers.train_image to false, or "
+                "towers.frozen_blocks"
+            )
+        if towers.frozen_blocks and not towers.train_image:
+            raise ValueError("towers.frozen_blocks: the whole backbone is frozen, since towers.train_image is false")
+        if towers.frozen_blocks and self.model.backbone.kind != "efficientnet_lite0":
+            raise ValueError(f"towers.frozen_blocks: {self.model.backbone.kind} cannot be split")
+        if towers.frozen_blocks > MOST_FIRST_BLOCKS:
+            raise ValueError(f"towers.frozen_blocks: {towers.frozen_blocks} are more than {MOST_FIRST_BLOCKS}")
         dropped = self.modality_dropout.image + self.modality_dropout.text > 0
         if dropped and not (self.model.reads_images and self.model.reads_text):
             raise ValueError(f"modality_dropout: {self.model.system} has one modality only")

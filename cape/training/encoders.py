@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from torch import Tensor, nn
 
+from cape.models.backbone import ImageBackbone
 from cape.models.system import System
 
 Encoder: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float16]]
@@ -19,6 +21,24 @@ Encoder: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float16]]
 
 WORTH_EXPORTING = 4000
 """Images from which on ONNX Runtime's speed makes up for the time that the export takes, half a minute."""
+
+
+class EncodingPart(nn.Module):
+    """A backbone, or its first blocks.
+
+    Args:
+        backbone: all of it.
+        blocks: how many blocks; 0: all of it.
+    """
+
+    def __init__(self, backbone: ImageBackbone, blocks: int = 0) -> None:
+        super().__init__()
+        self._backbone = backbone
+        self._blocks = blocks
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Crops uint8 [B, H, W, 3] → features, or the map that the blocks give."""
+        return self._backbone.begin(image, self._blocks) if self._blocks else self._backbone(image)
 
 
 class BackboneEncoders:
@@ -30,10 +50,12 @@ class BackboneEncoders:
     Args:
         system: the model; its backbone must not change.
         device: where it is and runs.
+        blocks: only so many blocks of it, from the image on; 0: all of it.
     """
 
-    def __init__(self, system: System, device: torch.device) -> None:
-        self._system = system
+    def __init__(self, system: System, device: torch.device, blocks: int = 0) -> None:
+        self._backbone = EncodingPart(system.image_backbone, blocks)
+        self._image_size = system.configuration.backbone.image_size
         self._device = device
         self._exported: Encoder | None = None
 
@@ -42,11 +64,11 @@ class BackboneEncoders:
         if self._device.type != "cpu" or images < WORTH_EXPORTING:
             return self._encode
         if self._exported is None:
-            self._exported = onnx_encoder(self._system, torch.get_num_threads())
+            self._exported = onnx_encoder(self._backbone, self._image_size, torch.get_num_threads())
         return self._exported
 
     def _encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
-        backbone = self._system.image_backbone
+        backbone = self._backbone
         was_training = backbone.training
         with torch.inference_mode():
             features = backbone.eval()(torch.from_numpy(images).to(self._device))
@@ -54,14 +76,13 @@ class BackboneEncoders:
         return np.asarray(features.half().cpu().numpy())
 
 
-def onnx_encoder(system: System, threads: int) -> Encoder:
-    """The backbone of a model on the CPU, in ONNX Runtime with so many threads."""
-    size = system.configuration.backbone.image_size
-    was_training = system.image_backbone.training
+def onnx_encoder(backbone: EncodingPart, size: int, threads: int) -> Encoder:
+    """A backbone for crops of so many pixels on the CPU, in ONNX Runtime with so many threads."""
+    was_training = backbone.training
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            system.image_backbone.eval(),
+            backbone.eval(),
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
             input_names=["image"],
             output_names=["features"],
@@ -70,7 +91,7 @@ def onnx_encoder(system: System, threads: int) -> Encoder:
             verbose=False,
         )
     assert program is not None
-    system.image_backbone.train(was_training)
+    backbone.train(was_training)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(

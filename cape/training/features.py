@@ -45,7 +45,7 @@ class FeatureRecipe:
         size: side of the crops, in pixels.
         padding: side of a plain crop ÷ longer side of the box.
         seed: of the augmentation.
-        backbone: digest of the backbone, from `backbone_digest`.
+        backbone: digest of what encodes, from `backbone_digest`.
     """
 
     source: dict[str, Any]
@@ -57,10 +57,15 @@ class FeatureRecipe:
     backbone: str
 
 
-def backbone_digest(system: System) -> str:
-    """SHA-256 over the backbone's configuration and weights."""
+def backbone_digest(system: System, blocks: int = 0) -> str:
+    """SHA-256 over the backbone's configuration and weights, or those of so many first blocks."""
     digest = hashlib.sha256(system.configuration.backbone.model_dump_json().encode())
-    for key, value in sorted(system.image_backbone.state_dict().items()):
+    state = system.image_backbone.state_dict()
+    if blocks:
+        digest.update(str(blocks).encode())
+        first = [module.state_dict() for module in system.image_backbone.first_blocks(blocks)]
+        state = {f"{number}.{key}": value for number, part in enumerate(first) for key, value in part.items()}
+    for key, value in sorted(state.items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cape.checkpoints import save_checkpoint
+from cape.configuration import BackboneConfiguration, SystemConfiguration, TextConfiguration
 from cape.data.episodes import EpisodeBatch
 from cape.evaluation.metrics import Scores
+from cape.models.system import System
 from cape.training.configuration import TrainingConfiguration
 from cape.training.data import BatchNumbers, EpisodeBatches
 from cape.training.log import TrainingLog
@@ -262,7 +264,7 @@ class TrainingLoop:
 
     def _save_checkpoint(self, name: str) -> None:
         system = self._plain.system
-        system.configuration = system.configuration.model_copy(update={"trained": True})
+        system.configuration = _as_trained(system)
         standardisation = self._plain.standardisation
         with nullcontext() if standardisation is None else standardisation.folded(system):
             save_checkpoint(system, self._output / name, self._tokenizer)
@@ -276,6 +278,16 @@ class TrainingLoop:
             and not any(parameter.requires_grad for parameter in tower.parameters())
         )
         return {key: value for key, value in self._plain.state_dict().items() if not key.startswith(frozen or ("\0",))}
+
+
+def _as_trained(system: System) -> SystemConfiguration:
+    """What a checkpoint says of its model: a tower that was trained is no longer that of a package."""
+    configuration, changes = system.configuration, dict[str, object](trained=True)
+    for field, tower in (("backbone", system.image_backbone), ("text", system.text_encoder)):
+        part: BackboneConfiguration | TextConfiguration | None = getattr(configuration, field)
+        if part is not None and tower is not None and any(p.requires_grad for p in tower.parameters()):
+            changes[field] = part.model_copy(update={"weights": "stored"})
+    return configuration.model_copy(update=changes)
 
 
 class _Window:

@@ -19,7 +19,10 @@ class TrainedModel(nn.Module):
     Args:
         system: the model.
         weights: of the loss terms.
-        train_image, train_text: whether the towers are trained; a frozen one stays in evaluation mode.
+        train_image, train_text: whether the towers are trained; a frozen one stays in evaluation mode. A trained
+            backbone's batch norms keep their running statistics: batches are small.
+        frozen_blocks: of a trained backbone; episodes then hold pictures, or what these blocks make of them.
+        support_gradient: whether gradients reach the backbone through support images as well.
         autocast: type of matrix products; None: that of the weights.
         standardisation: of a frozen backbone's features; None: the head reads them as they are.
     """
@@ -31,6 +34,8 @@ class TrainedModel(nn.Module):
         *,
         train_image: bool = False,
         train_text: bool = False,
+        frozen_blocks: int = 0,
+        support_gradient: bool = True,
         autocast: torch.dtype | None = None,
         standardisation: Standardisation | None = None,
     ) -> None:
@@ -39,20 +44,25 @@ class TrainedModel(nn.Module):
         self.weights = weights
         self.autocast = autocast
         self.standardisation = standardisation
-        self._frozen: list[nn.Module] = []
+        self._frozen_blocks = frozen_blocks
+        self._support_gradient = support_gradient
+        self._frozen: list[nn.Module] = [m for m in system.image_backbone.modules() if isinstance(m, nn.BatchNorm2d)]
         for tower, trained in ((system.image_backbone, train_image), (system.text_encoder, train_text)):
             if tower is not None and not trained:
                 tower.requires_grad_(False)
                 self._frozen.append(tower)
+        if frozen_blocks:
+            for block in system.image_backbone.first_blocks(frozen_blocks):
+                block.requires_grad_(False)
         for module in system.modules():
             if isinstance(module, MultiHeadAttention):
                 module.fused = True
 
     def train(self, mode: bool = True) -> TrainedModel:
-        """Training mode, but for frozen towers: neither dropout nor running means."""
+        """Training mode, but for frozen towers and batch norms: neither dropout nor new running means."""
         super().train(mode)
-        for tower in self._frozen:
-            tower.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def forward(self, batch: EpisodeBatch) -> tuple[Tensor, Losses]:
@@ -85,16 +95,26 @@ class TrainedModel(nn.Module):
         with torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
             inputs: dict[str, Tensor] = {}
             if self.system.configuration.reads_images:
-                inputs["features"] = self._features(batch.support.flatten(0, 1)).unflatten(0, batch.support.shape[:2])
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self._support_gradient):
+                    features = self.features(batch.support.flatten(0, 1))
+                inputs["features"] = features.unflatten(0, batch.support.shape[:2])
                 inputs |= {"keypoints": batch.keypoints, "visible": batch.visible}
             if self.system.configuration.reads_text:
                 inputs["embeddings"] = self._embeddings(batch)
             tokens, mask = self.system.fuse_support(**inputs)
-            return self.system.decode_pose(self._features(batch.query), tokens, mask, batch.adjacency), mask
+            return self.system.decode_pose(self.features(batch.query), tokens, mask, batch.adjacency), mask
 
-    def _features(self, images: Tensor) -> Tensor:
-        """Bytes go through the backbone; features are features already."""
-        features = self.system.encode_image(images) if images.dtype == torch.uint8 else images
+    def features(self, images: Tensor) -> Tensor:
+        """Bytes go through the backbone, maps of its frozen blocks through the others; features are features."""
+        features = images
+        if self._frozen_blocks:
+            backbone = self.system.image_backbone
+            if images.dtype == torch.uint8:
+                with torch.no_grad():
+                    images = backbone.begin(images, self._frozen_blocks)
+            features = backbone.finish(images.contiguous(memory_format=torch.channels_last), self._frozen_blocks)
+        elif images.dtype == torch.uint8:
+            features = self.system.encode_image(images)
         return features if self.standardisation is None else self.standardisation(features)
 
     def _embeddings(self, batch: EpisodeBatch) -> Tensor:

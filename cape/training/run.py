@@ -101,12 +101,15 @@ def train(configuration: TrainingConfiguration, output: Path, reporting: Reporti
         seed=configuration.seed,
     )
     validation = assembly.validation() if main else []
-    standardisation = None if configuration.towers.train_image else assembly.standardisation(batches)
+    towers = configuration.towers
+    standardisation = assembly.standardisation(batches) if assembly.caches_features else None
     model = TrainedModel(
         system.cpu(),
         configuration.losses,
-        train_image=configuration.towers.train_image,
-        train_text=configuration.towers.train_text,
+        train_image=towers.train_image,
+        train_text=towers.train_text,
+        frozen_blocks=towers.frozen_blocks,
+        support_gradient=towers.support_gradient,
         autocast=autocast_type(configuration.precision, accelerator.device),
         standardisation=standardisation,
     )
@@ -179,9 +182,14 @@ class _Assembly:
         if configuration.model.text is not None and tokenizer is not None:
             self._tokenizer = text_tokenizer(tokenizer, configuration.model.text)
         self._encoders: BackboneEncoders | None = None
-        if not configuration.towers.train_image and (configuration.features == "cached" or configuration.validation):
+        if self.caches_features and (configuration.features == "cached" or configuration.validation):
             system.image_backbone.to(accelerator.device)
-            self._encoders = BackboneEncoders(system, accelerator.device)
+            self._encoders = BackboneEncoders(system, accelerator.device, configuration.towers.frozen_blocks)
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether the backbone, or its first blocks, are frozen, so that what they give can be kept."""
+        return not self._configuration.towers.train_image or self._configuration.towers.frozen_blocks > 0
 
     def _open(self, source: SourceConfiguration | ValidationSource) -> KeypointDataset | None:
         """Opens a data set and says what is wrong with its images; None where it may be missing and is."""
@@ -209,7 +217,9 @@ class _Assembly:
         backbone = configuration.model.backbone
         jitter = configuration.augmentation.jitter
         padding = configuration.model.box_padding
-        digest = backbone_digest(self._system) if configuration.features == "cached" else ""
+        digest = ""
+        if configuration.features == "cached":
+            digest = backbone_digest(self._system, configuration.towers.frozen_blocks)
         sources = []
         for source in configuration.sources:
             dataset = self._open(source)
@@ -243,15 +253,22 @@ class _Assembly:
         return sources
 
     def standardisation(self, batches: EpisodeBatches) -> Standardisation:
-        """From the queries of the first batches."""
-        encode = BackboneEncoders(self._system, self._accelerator.device)(1)
-        sample: list[torch.Tensor] = []
-        while sum(len(features) for features in sample) < STANDARDISED_BY:
-            query = batches[len(sample)].query
-            features = torch.from_numpy(encode(query.numpy())) if query.dtype == torch.uint8 else query
-            sample.append(features.float())
-        standardisation = Standardisation(torch.cat(sample))
+        """From the queries of the first batches, as the backbone encodes them before training."""
         towers = self._configuration.towers
+        self._system.image_backbone.to(self._accelerator.device)
+        model = TrainedModel(
+            self._system,
+            self._configuration.losses,
+            train_image=towers.train_image,
+            train_text=towers.train_text,
+            frozen_blocks=towers.frozen_blocks,
+        ).eval()
+        sample: list[torch.Tensor] = []
+        with torch.inference_mode():
+            while sum(len(features) for features in sample) < STANDARDISED_BY:
+                query = batches[len(sample)].query.to(self._accelerator.device)
+                sample.append(model.features(query).float().cpu())
+        standardisation = Standardisation(torch.cat(sample))
         if towers.initial is not None and "head" in towers.initial_parts:
             standardisation.unfold(self._system.cpu())
         return standardisation

@@ -12,7 +12,7 @@ from cape.configuration import BackboneConfiguration, HeadConfiguration
 from cape.data.coco_dataset import CocoDataset
 from cape.data.crops import Jitter, crop_object
 from cape.towers import EFFICIENTNET_PACKAGE
-from cape.training.encoders import BackboneEncoders, Encoder, onnx_encoder
+from cape.training.encoders import BackboneEncoders, Encoder, EncodingPart, onnx_encoder
 from cape.training.features import FeatureCache, FeatureRecipe, backbone_digest, build_feature_cache
 from cape.training.parts import DatasetPart
 from tests.conftest import tiny_configuration
@@ -127,7 +127,10 @@ def test_encoders_are_the_backbone_in_pytorch_and_in_onnx_runtime() -> None:
     images = np.random.default_rng(0).integers(0, 256, size=(3, 64, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = system.encode_image(torch.from_numpy(images)).numpy()
-    for encode in (BackboneEncoders(system, torch.device("cpu"))(3), onnx_encoder(system, 1)):
+    for encode in (
+        BackboneEncoders(system, torch.device("cpu"))(3),
+        onnx_encoder(EncodingPart(system.image_backbone), 64, 1),
+    ):
         encoded = encode(images)
         assert encoded.dtype == np.float16
         np.testing.assert_allclose(encoded, expected, atol=2e-2, rtol=2e-3)

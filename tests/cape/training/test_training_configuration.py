@@ -61,6 +61,15 @@ def test_the_demonstrations_configuration_reads_with_and_without_photographs(mon
     [
         ({"batch": 4}, "batch: Extra inputs are not permitted"),
         ({"features": "cached"}, "set towers.train_image to false"),
+        ({"towers": {"frozen_blocks": 8}}, "swinv2 cannot be split"),
+        ({"towers": {"train_image": False, "frozen_blocks": 8}}, "the whole backbone is frozen"),
+        (
+            {
+                "model": {"system": "graphcape", "text": None, "backbone": {"kind": "efficientnet_lite0"}},
+                "towers": {"frozen_blocks": 12},
+            },
+            "12 are more than 11",
+        ),
         ({"modality_dropout": {"image": 0.5}}, "graphcape has one modality only"),
         ({"modality_dropout": {"image": 0.7, "text": 0.7}}, "nothing would be left"),
         ({"model": {"system": "flf"}, "modality_dropout": {"text": 0.5}}, "set model.modality_dropout to true"),

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cape.checkpoints import untrained
 from cape.configuration import BackboneConfiguration, HeadConfiguration
 from cape.data.episodes import EpisodeBatch
 from cape.models.attention import MultiHeadAttention, additive_mask
+from cape.models.efficientnet import MOST_FIRST_BLOCKS
 from cape.models.system import System
 from cape.training.configuration import LossWeights
 from cape.training.model import TrainedModel, initialise_head
@@ -124,6 +126,91 @@ def test_a_frozen_tower_neither_trains_nor_drops_anything() -> None:
     assert not system.image_backbone.training
     assert system.text_encoder is not None and system.text_encoder.training
     assert not any(parameter.requires_grad for parameter in system.image_backbone.parameters())
+
+
+def lite_system() -> System:
+    """With a backbone that has batch norms, and running statistics that are no identity."""
+    backbone = BackboneConfiguration(kind="efficientnet_lite0", image_size=64)
+    head = HeadConfiguration(width=32, heads=2, feedforward=32, gate_width=8, encoder_layers=1, similarity_size=4)
+    system = tiny_system(backbone=backbone, head=head)
+    generator = torch.Generator().manual_seed(1)
+    for module in system.image_backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) / 10)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+    return system
+
+
+def pictures(system: System) -> EpisodeBatch:
+    generator = torch.Generator().manual_seed(2)
+    side = system.configuration.backbone.image_size
+    query = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8, generator=generator)
+    return replace(batch(system), query=query, support=query.flip(0).unsqueeze(1))
+
+
+def test_a_backbone_in_two_parts_is_the_whole_one() -> None:
+    system = lite_system().eval()
+    images = pictures(system).query
+    with torch.no_grad():
+        whole = system.encode_image(images)
+        for blocks in (1, 8, MOST_FIRST_BLOCKS):
+            halves = system.image_backbone.finish(system.image_backbone.begin(images, blocks), blocks)
+            torch.testing.assert_close(halves, whole)
+
+
+def test_a_batch_norm_that_gradients_flow_through_is_part_of_its_convolution() -> None:
+    """And says the same of every parameter as it does by itself."""
+    system = lite_system().eval()
+    block = system.image_backbone.first_blocks(3)[-1]
+    x = torch.randn(2, 24, 16, 16)
+    with torch.no_grad():
+        expected = block(x)
+    torch.testing.assert_close(block(x), expected, atol=1e-4, rtol=1e-4)
+    block(x).square().sum().backward()
+    fused = {name: parameter.grad.clone() for name, parameter in block.named_parameters()}
+    block.zero_grad()
+    y = F.relu6(block._bn0(block._expand_conv(x)))
+    y = F.relu6(block._bn1(block._depthwise_conv(y)))
+    (block._bn2(block._project_conv(y)) + x).square().sum().backward()
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(fused[name], parameter.grad, atol=1e-2, rtol=1e-3)
+
+
+def test_only_the_later_blocks_are_trained_and_pictures_or_maps_are_the_same_to_them() -> None:
+    system = lite_system()
+    model = TrainedModel(system, LossWeights(proposal=1.0), train_image=True, frozen_blocks=8).eval()
+    episodes = pictures(system)
+    with torch.no_grad():
+        maps = replace(
+            episodes,
+            query=system.image_backbone.begin(episodes.query, 8),
+            support=system.image_backbone.begin(episodes.support[:, 0], 8).unsqueeze(1),
+        )
+    (total, _), (same, _) = model(episodes), model(maps)
+    torch.testing.assert_close(same, total)
+    total.backward()
+    trained = {name.split(".")[2] for name, p in system.image_backbone.named_parameters() if p.grad is not None}
+    assert trained == {str(number) for number in range(8, 16)}
+    model.train()
+    assert not any(m.training for m in system.image_backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_a_backbone_may_learn_from_queries_alone() -> None:
+    system = lite_system()
+    episodes = pictures(system)
+
+    def gradient(support_gradient: bool) -> torch.Tensor:
+        model = TrainedModel(
+            system, LossWeights(proposal=1.0), train_image=True, frozen_blocks=8, support_gradient=support_gradient
+        ).eval()
+        system.zero_grad()
+        model(episodes)[0].backward()
+        last = [p.grad for p in system.image_backbone.parameters() if p.grad is not None][-1]
+        return last.clone()
+
+    both, alone = gradient(True), gradient(False)
+    assert alone.abs().max() > 0 and not torch.allclose(both, alone)
 
 
 def test_keypoints_that_the_support_does_not_describe_cost_nothing() -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cape.checkpoints import load_checkpoint
+from cape.checkpoints import load_checkpoint, untrained
+from cape.configuration import BackboneConfiguration, HeadConfiguration
 from cape.data.dataset import DatasetError
+from cape.towers import EFFICIENTNET_PACKAGE
 from cape.training.run import train
 from cape.training.state import STATE_FILE, TrainingStateError, load_state
 
@@ -57,6 +60,35 @@ def test_a_run_resumed_after_a_kill_is_the_run_that_was_not_killed(settings: Mak
     logs = [rows(tmp_path / name / "train.csv") for name in ("straight", "killed")]
     assert [row["step"] for row in logs[1]] == ["1", "2", "3", "4", "5", "6"]
     assert [without_clock(row) for row in logs[0]] == [without_clock(row) for row in logs[1]]
+
+
+def test_later_blocks_train_on_cached_maps_of_the_first_and_are_stored(
+    settings: Make, quiet: Any, tmp_path: Path
+) -> None:
+    package = f"package:{EFFICIENTNET_PACKAGE}"
+    configuration = settings(
+        model={
+            "backbone": BackboneConfiguration(kind="efficientnet_lite0", image_size=64, weights=package),
+            "head": HeadConfiguration(width=32, heads=2, feedforward=32, gate_width=8, similarity_size=4),
+        },
+        towers={"train_image": True, "frozen_blocks": 10},
+        features="cached",
+        cache_folder=tmp_path / "features",
+        schedule={"kind": "cosine", "steps": 2, "warmup_steps": 0},
+        validation=[{"data": settings().sources[0].data}],
+    )
+    train(configuration, tmp_path / "run", quiet().reporting)
+    (maps,) = (tmp_path / "features").glob("*/features.npy")
+    assert np.load(maps, mmap_mode="r").shape[1:] == (112, 4, 4)
+    before = untrained(configuration.model).state_dict()
+    after = load_checkpoint(tmp_path / "run" / "last")
+    assert after.system.configuration.backbone.weights == "stored"
+    changed = {
+        int(key.split(".")[3])
+        for key, value in after.system.state_dict().items()
+        if key.startswith("image_backbone.network._blocks") and not torch.equal(value, before[key])
+    }
+    assert changed == set(range(10, 16))
 
 
 def test_a_run_ends_when_it_is_asked_to_and_saves_its_state(settings: Make, quiet: Any, tmp_path: Path) -> None:
