@@ -26,7 +26,7 @@ check: $(STAMP)  ## Lint, types, import rules, protos
 	cd protos && ../$(BIN)/buf lint
 
 test: check  ## Everything that must hold
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from export.triton.local.environment import Installation
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 # Tests run beside each other on small machines: more threads only get in each other's way.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 EXPORTING = (
@@ -110,11 +111,13 @@ def tiny_export(
 
     def export(system: str = "flf", **changes: object) -> Path:
         exported = kept / f"{digest}-{system}"
-        if not (exported / "cape.json").exists():
-            model = untrained(tiny_configuration(system=system, **changes), seed=7)
-            tokenizer = tokenizer_file if model.configuration.text is not None else None
-            checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
-            export_repository(checkpoint, exported, force=True)
+        # Several processes test beside each other: one exports, the others wait for it.
+        with FileLock(kept / f"{digest}-{system}.lock"):
+            if not (exported / "cape.json").exists():
+                model = untrained(tiny_configuration(system=system, **changes), seed=7)
+                tokenizer = tokenizer_file if model.configuration.text is not None else None
+                checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
+                export_repository(checkpoint, exported, force=True)
         return Path(shutil.copytree(exported, tmp_path_factory.mktemp("repository") / system))
 
     return export
@@ -131,8 +134,11 @@ def triton_installation() -> Installation:
     """The local Triton server, installed once per machine."""
     from export.triton.local.environment import TritonSetupError, default_home, install
 
+    home = default_home().expanduser()
+    home.mkdir(parents=True, exist_ok=True)
     try:
-        return install(default_home())
+        with FileLock(home / ".lock"):
+            return install(home)
     except TritonSetupError as error:
         pytest.skip(str(error))
 
