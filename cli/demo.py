@@ -58,7 +58,11 @@ class _Demonstration:
 
 @click.command()
 @click.option("--output", type=_FOLDER, default="demo", show_default=True, help="Folder for everything that is made.")
-@click.option("--checkpoint", type=_FOLDER, help="Run this one.  [default: pretrained towers under an untrained head]")
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run this one.  [default: `checkpoint` in the folder of the examples]",
+)
 @click.option("--examples", type=_FOLDER, default=EXAMPLES, help="Folder of the photographs and their annotations.")
 @click.option("--requests", type=click.IntRange(min=20), default=20, show_default=True, help="Requests to measure.")
 @click.option("--serve", is_flag=True, help="Instead of pictures and a table, leave the server running.")
@@ -70,7 +74,7 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
         output.mkdir(parents=True, exist_ok=True)
         supports = {name: read_support(examples / f"{name}.yaml") for pair in PAIRS for name in pair}
         repository = output / "repository"
-        manifest = _export(checkpoint, output, repository, out)
+        manifest = _export(checkpoint or examples / "checkpoint", repository, out)
         out.print("starting the server")
         log = None if serve else output / "server.log"
         with server_process(repository, port=port if serve else 0, log=log) as (process, target):
@@ -93,27 +97,22 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
         raise click.ClickException(" ".join(str(error).split())) from None
 
 
-def _export(checkpoint: Path | None, output: Path, repository: Path, out: Console) -> Manifest:
+def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
     """Exports the checkpoint, unless the repository was made from it by this version."""
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint
         from cape.towers import TowerError
-        from export.demonstration import demonstration_checkpoint
         from export.graph import ExportError
         from export.repository import export_repository
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[demo]'") from None
     try:
-        if checkpoint is None:
-            out.print("making the demonstration's checkpoint")
-            checkpoint = output / "checkpoint"
-            demonstration_checkpoint(checkpoint)
         loaded = load_checkpoint(checkpoint)
         kept = _kept(repository)
         if kept is not None and (kept.source.sha256, kept.capeserve_version) == (loaded.sha256, __version__):
             out.print(f"{repository} was exported from it before")
             return kept
-        out.print(f"exporting it to {repository}")
+        out.print(f"exporting {checkpoint} to {repository}")
         with step_progress() as progress:
             return export_repository(loaded, repository, force=True, progress=progress).manifest
     except (CheckpointError, ExportError, TowerError) as error:

@@ -132,7 +132,7 @@ def export(
         from cape.towers import TowerError
         from export.graph import ExportError
         from export.repository import export_repository
-        from export.tensorrt.engines import EngineRequest, build_engines, check_request, engine_parity
+        from export.tensorrt.engines import EngineRequest, build_engines, check_request, engine_parity, serve_plans
         from export.triton.options import TritonOptions
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[export]'") from None
@@ -162,6 +162,7 @@ def export(
             exported = export_repository(source, output, force=force, add=add, triton=options, progress=progress)
             if request is not None:
                 built = build_engines(output, request, progress=progress)
+                serve_plans(output, built, request, options)
                 progress("comparing the precision with float32", 0, 1)
                 parity = engine_parity(source, output, built, request)
     except (CheckpointError, ConfigurationError, ExportError, PublishedCheckpointError, TowerError) as error:

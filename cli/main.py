@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Measure how well keypoints are found.",
     "explain": "Show why keypoints are found where they are.",
     "export": "Turn a checkpoint into a model repository.",
+    "pack": "Store a checkpoint in half precision, to hand it on.",
     "serve": "Serve a model repository over gRPC.",
     "support": "Register, list, show and delete supports.",
     "train": "Train a model on episodes of support and query.",

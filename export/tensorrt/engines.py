@@ -24,6 +24,8 @@ from export.tensorrt.build import BuildOptions, Engine, build_engine
 from export.tensorrt.editions import EDITIONS, EditionName, compute_capabilities, load_bindings
 from export.tensorrt.profiles import Profile, profiles
 from export.tensorrt.runtime import EngineRuntime
+from export.triton.configurations import write_configurations
+from export.triton.options import TritonOptions
 
 TIMING_CACHE = "tensorrt.timing-cache"
 """Beside the repository's manifest: what TensorRT proper measured, so that the next build takes seconds."""
@@ -127,6 +129,21 @@ def build_engines(
         built.append(BuiltEngine(component, path, engine, found))
     progress("done", len(roles), len(roles))
     return built
+
+
+def serve_plans(repository: Path, built: Sequence[BuiltEngine], request: EngineRequest, options: TritonOptions) -> None:
+    """Makes Triton serve plans that lie where its `tensorrt` backend finds them; other engines change nothing.
+
+    Args:
+        repository: what they were built for.
+        built: all of them.
+        request: what they were built as. Plans without weights cannot be served as they are.
+        options: how Triton runs what has no plan.
+    """
+    if request.edition != "standard" or request.strip_weights:
+        return
+    plans = {engine.component: len(engine.profiles) for engine in built}
+    write_configurations(repository, read_manifest(repository), options, plans)
 
 
 def emulated_parity(checkpoint: Checkpoint, repository: Path, precision: Precision) -> tuple[ParityEntry, ...]:

@@ -65,6 +65,15 @@ def placement(options: TritonOptions, profiles: Mapping[str, tuple[str, str, str
     return text
 
 
+def plan_placement(profiles: int) -> str:
+    """Where a TensorRT plan runs: on every GPU, with all its optimisation profiles.
+
+    Triton takes the profile that fits a request best; of one that it is not told about it would use none.
+    """
+    names = ", ".join(f'"{index}"' for index in range(profiles))
+    return f"instance_group [ {{ kind: KIND_GPU count: 1 profile: [ {names} ] }} ]"
+
+
 def version_policy() -> str:
     """Which versions are served: cape.json describes version 1 and no other."""
     return "version_policy { specific { versions: [ 1 ] } }"

@@ -6,7 +6,7 @@ manifest and on the chosen options is filled in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
 
@@ -35,17 +35,22 @@ USUAL_BATCH: dict[Role, int] = {"image_backbone": 4, "text_encoder": 32, "suppor
 """Batch sizes that TensorRT tunes its engines for."""
 
 
-def write_configurations(repository: Path, manifest: Manifest, options: TritonOptions) -> None:
+def write_configurations(
+    repository: Path, manifest: Manifest, options: TritonOptions, plans: Mapping[str, int] | None = None
+) -> None:
     """Writes the configurations of all components and ensembles, and the one model that only ensembles need.
 
     Args:
         repository: folder with the components' graphs.
         manifest: describes them.
         options: how Triton is to run them.
+        plans: components that have a TensorRT plan, which is then served in the graph's place → how many optimisation
+            profiles it has.
     """
+    plans = plans or {}
     roles = {name: role for system in manifest.systems.values() for role, name in system.components.items()}
     for name in manifest.components:
-        _write(repository / name, roles[name], _component(manifest, name, roles[name], options))
+        _write(repository / name, roles[name], _component(manifest, name, roles[name], options, plans.get(name)))
     every = [ensemble for system in manifest.systems for ensemble in ensembles(manifest, system)]
     if any(step.model == SINGLE_SHOT for ensemble in every for step in ensemble.steps):
         write_single_shot(repository / SINGLE_SHOT / MODEL_FILE)
@@ -66,14 +71,19 @@ def _write(folder: Path, template: str, fields: dict[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _component(manifest: Manifest, name: str, role: Role, options: TritonOptions) -> dict[str, str]:
+def _component(
+    manifest: Manifest, name: str, role: Role, options: TritonOptions, plan_profiles: int | None
+) -> dict[str, str]:
     component = manifest.components[name]
     profiles = {spec.name: _profile(manifest, spec, role, component.max_batch_size) for spec in component.inputs}
     return {
+        "backend": "onnxruntime" if plan_profiles is None else "tensorrt",
         "max_batch_size": str(component.max_batch_size),
         "tensors": blocks.tensors(component.inputs, component.outputs),
         "queue_policy": blocks.queue_policy(),
-        "placement": blocks.placement(options, profiles),
+        "placement": (
+            blocks.placement(options, profiles) if plan_profiles is None else blocks.plan_placement(plan_profiles)
+        ),
         "version_policy": blocks.version_policy(),
         # Compared by the service, so that it never answers with a graph that its manifest does not describe.
         "identity": blocks.parameter("sha256", component.sha256),

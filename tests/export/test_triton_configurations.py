@@ -13,6 +13,9 @@ from tritonclient.grpc import model_config_pb2
 from cape.manifest import read_manifest
 from export.graph import ExportError
 from export.repository import export_repository
+from export.tensorrt.build import Engine
+from export.tensorrt.engines import PLAN, BuiltEngine, EngineRequest, serve_plans
+from export.tensorrt.profiles import profiles
 from export.triton.configurations import TEMPLATES, write_configurations
 from export.triton.options import TritonOptions
 
@@ -139,3 +142,48 @@ def test_every_template_is_used_and_explained() -> None:
     components = {"image_backbone", "text_encoder", "support_fusion", "pose_decoder", "single_shot"}
     assert names == components | {"system", "system_support", "system_query"}
     assert (TEMPLATES / "README.md").is_file()
+
+
+def test_plans_are_served_in_place_of_graphs_with_all_their_profiles(exported: tuple[str, Path]) -> None:
+    repository = exported[1]
+    manifest = read_manifest(repository)
+    options = TritonOptions()
+    plans = {
+        component: BuiltEngine(
+            component,
+            repository / component / PLAN,
+            Engine(b"", (), (), (), b""),
+            profiles(role, manifest.components[component], manifest),
+        )
+        for system in manifest.systems.values()
+        for role, component in system.components.items()
+    }
+    before = configurations(repository)
+    for left_alone in (EngineRequest("rtx", ("sm86",)), EngineRequest("standard", strip_weights=True)):
+        serve_plans(repository, list(plans.values()), left_alone, options)
+        assert configurations(repository) == before
+    serve_plans(repository, list(plans.values()), EngineRequest("standard"), options)
+    after = configurations(repository)
+    try:
+        for name, config in after.items():
+            if name not in plans:
+                assert config == before[name]
+                continue
+            assert config.backend == "tensorrt"
+            (group,) = config.instance_group
+            assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+            assert list(group.profile) == [str(index) for index in range(len(plans[name].profiles))]
+            assert not config.HasField("optimization")
+            assert (config.input, config.output) == (before[name].input, before[name].output)
+            # Every warm-up request fits a profile: Triton would refuse to start otherwise.
+            for request in config.model_warmup:
+                shapes = {key: (request.batch_size, *value.dims) for key, value in request.inputs.items()}
+                assert any(
+                    all(
+                        all(low <= size <= high for low, size, high in zip(lows, shapes[key], highs, strict=True))
+                        for key, (lows, _, highs) in profile.shapes.items()
+                    )
+                    for profile in plans[name].profiles
+                ), (name, request.name)
+    finally:
+        write_configurations(repository, manifest, options)

@@ -56,6 +56,17 @@ def test_the_demonstrations_configuration_reads_with_and_without_photographs(mon
     assert any(getattr(source.data, "annotations", None) == Path("/photographs.json") for source in given.sources)
 
 
+def test_the_demonstrations_second_part_goes_on_with_the_first(monkeypatch) -> None:
+    monkeypatch.delenv("CAPESERVE_REAL_POSES", raising=False)
+    first = read_training_configuration(CONFIGURATIONS / "demonstration.yaml")
+    second = read_training_configuration(CONFIGURATIONS / "demonstration_backbone.yaml")
+    assert second.model == first.model
+    assert second.towers.initial_parts == ("head",) and second.towers.frozen_blocks > 0
+    # What validates either was seen by neither.
+    assert [source.held_out for source in second.validation] == [source.held_out for source in first.validation]
+    assert all(source.hold_out == first.sources[0].hold_out for source in second.sources if source.data.kind == "coco")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
