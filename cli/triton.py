@@ -19,6 +19,7 @@ from cli.consoles import console
 @click.option("--grpc-port", default=8001, show_default=True, help="KServe v2 over gRPC, for `serve --triton-url`.")
 @click.option("--metrics-port", default=8002, show_default=True, help="Prometheus.")
 @click.option("--cache-bytes", default=64 << 20, show_default=True, help="Response cache, for text embeddings.")
+@click.option("--gpu", is_flag=True, help="Run the models with CUDA: installs ONNX Runtime for GPUs, 2 GB.")
 @click.option(
     "--home", type=click.Path(path_type=Path), help="Where the server is installed, once. [default: the user's cache]"
 )
@@ -29,12 +30,13 @@ def triton(
     grpc_port: int,
     metrics_port: int,
     cache_bytes: int,
+    gpu: bool,
     home: Path | None,
 ) -> None:
     """Serve a repository with a real Triton, for development and tests, until SIGTERM or Ctrl-C.
 
     The server comes out of the PyPI wheel nvidia-pytriton, on Linux and x86-64, into an environment of its own. It
-    computes on CPUs. For GPUs and for production, NVIDIA's container serves the very same folder.
+    computes on CPUs, or with --gpu on the cards that it finds. For production NVIDIA's container serves the folder.
     """
     from export.triton.local.environment import TritonSetupError, default_home, install
     from export.triton.local.server import Ports, TritonStartError, check_repository, supervise, triton_server
@@ -42,7 +44,9 @@ def triton(
     errors = console(stderr=True)
     try:
         check_repository(repository)
-        installation = install(home or default_home(), lambda step: errors.print(f"Triton: {step}"))
+        installation = install(
+            home or default_home(), lambda step: errors.print(f"Triton: {step}"), "gpu" if gpu else "cpu"
+        )
         ports = Ports(http_port, grpc_port, metrics_port)
         with triton_server(
             installation, repository, log=sys.stderr.buffer, host=host, ports=ports, cache_bytes=cache_bytes

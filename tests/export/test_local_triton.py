@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
 import tritonclient.grpc
 import tritonclient.http
@@ -191,3 +193,45 @@ def test_an_installation_that_fails_leaves_nothing_behind(monkeypatch: pytest.Mo
     with pytest.raises(TritonSetupError, match=r"venv .* failed"):
         environment.install(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime>="), ("gpu", "onnxruntime-gpu[cuda,cudnn]>=")])
+def test_each_device_has_an_environment_with_its_own_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: environment.Device, package: str
+) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def run(*command: str) -> None:
+        commands.append(command)
+        if any(argument.startswith("onnxruntime") for argument in command):
+            raise TritonSetupError("enough")
+
+    monkeypatch.setattr(environment, "_run", run)
+    with pytest.raises(TritonSetupError, match="enough"):
+        environment.install(tmp_path, device=device)
+    assert any(argument.startswith(package) for argument in commands[-1])
+    assert environment._fingerprint("cpu") != environment._fingerprint("gpu")
+
+
+def test_a_gpu_whose_libraries_do_not_load_is_no_cpu_in_disguise(
+    monkeypatch: pytest.MonkeyPatch, tiny_repository: Path
+) -> None:
+    """In this process: the server itself refuses GPU models where it sees no GPU."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    utilities = ModuleType("triton_python_backend_utils")
+    utilities.TritonModelException = RuntimeError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, utilities.__name__, utilities)
+    monkeypatch.delitem(sys.modules, "export.triton.local.backend", raising=False)
+    backend = importlib.import_module("export.triton.local.backend")
+    arguments = {
+        "model_config": "{}",
+        "model_repository": str(tiny_repository / "pose_decoder"),
+        "model_version": "1",
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+    }
+    backend.TritonPythonModel().initialize(arguments)
+    with pytest.raises(RuntimeError, match="CUDAExecutionProvider does not load"):
+        backend.TritonPythonModel().initialize(arguments | {"model_instance_kind": "GPU"})
+    monkeypatch.delitem(sys.modules, "export.triton.local.backend")

@@ -46,12 +46,17 @@ class TritonPythonModel:
         path = folder / args["model_version"] / (configuration.get("default_model_filename") or "model.onnx")
         if not path.is_file():
             raise triton.TritonModelException(f"{path}: missing")
+        providers = _providers(configuration, args)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=_options(configuration), providers=_providers(configuration, args)
+                str(path), sess_options=_options(configuration), providers=providers
             )
         except Exception as error:
             raise triton.TritonModelException(f"{path}: cannot be loaded: {error}") from None
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        # ONNX Runtime goes on without a provider whose libraries it cannot load: a "GPU" that is a CPU.
+        if wanted not in self._session.get_providers():
+            raise triton.TritonModelException(f"{path}: {wanted} does not load; the log of ONNX Runtime says why")
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 
@@ -133,4 +138,6 @@ def _providers(configuration: Mapping[str, Any], args: Mapping[str, str]) -> lis
     device = {"device_id": args["model_instance_device_id"]}
     if gpu and "CUDAExecutionProvider" not in [name for name, _ in providers]:
         providers.append(("CUDAExecutionProvider", device))
+    if gpu and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's libraries lie in packages beside it, where no linker looks
     return [*providers, "CPUExecutionProvider"]

@@ -20,15 +20,20 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 SERVER = "nvidia-pytriton==0.7.0"
 """Contains Triton 2.51. Installed without what it depends on: only its binaries are used."""
 
-LIBRARIES = ("numpy>=1.26,<2", "onnxruntime>=1.24,<2")
-"""What the backend imports."""
+LIBRARIES = {
+    "cpu": ("numpy>=1.26,<2", "onnxruntime>=1.24,<2"),
+    "gpu": ("numpy>=1.26,<2", "onnxruntime-gpu[cuda,cudnn]>=1.24,<2"),
+}
+"""What the backend imports; for GPUs with the CUDA libraries that ONNX Runtime needs, 2 GB of them."""
 
 BACKEND = Path(__file__).with_name("backend.py")
+
+Device = Literal["cpu", "gpu"]
 
 Progress = Callable[[str], None]
 """Called with what is being done."""
@@ -59,26 +64,27 @@ def default_home() -> Path:
     return Path(cache) / "capeserve" / "triton"
 
 
-def install(home: Path, progress: Progress = lambda step: None) -> Installation:
+def install(home: Path, progress: Progress = lambda step: None, device: Device = "cpu") -> Installation:
     """Makes the environment, unless it is there already.
 
     Args:
         home: folder to keep it in; several versions lie beside each other.
         progress: told about every step.
+        device: what the models are to run on.
 
     Raises:
         TritonSetupError: not a machine that the wheel is for, no shared libpython, or pip failed.
     """
     _check_platform()
     home = home.expanduser().resolve()
-    folder = home / _fingerprint()
+    folder = home / _fingerprint(device)
     if not folder.exists():
         home.mkdir(parents=True, exist_ok=True)
         # Made elsewhere and moved: what was interrupted is not mistaken for a whole one. pip's scripts do not
         # survive the move, and are not used after it.
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
         try:
-            _create(partial, progress)
+            _create(partial, progress, device)
             partial.rename(folder)
         except OSError as error:
             if not folder.exists():  # someone else was faster, otherwise
@@ -106,22 +112,22 @@ def _libpython_folder() -> Path:
     return Path(sysconfig.get_config_var("LIBDIR") or Path(sys.base_prefix) / "lib")
 
 
-def _fingerprint() -> str:
+def _fingerprint(device: Device) -> str:
     """Changes with anything that goes into the environment."""
     digest = hashlib.sha256(BACKEND.read_bytes())
-    digest.update(repr((SERVER, LIBRARIES, sys.version, sys.base_prefix)).encode())
+    digest.update(repr((SERVER, LIBRARIES[device], sys.version, sys.base_prefix)).encode())
     return digest.hexdigest()[:12]
 
 
-def _create(folder: Path, progress: Progress) -> None:
+def _create(folder: Path, progress: Progress, device: Device) -> None:
     progress("creating an environment")
     _run(sys.executable, "-m", "venv", str(folder / "env"))
     python = str(folder / "env" / "bin" / "python")
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location")
     progress(f"installing {SERVER} (60 MB)")
     _run(*pip, "--no-deps", SERVER)
-    progress(f"installing {' '.join(LIBRARIES)}")
-    _run(*pip, *LIBRARIES)
+    progress(f"installing {' '.join(LIBRARIES[device])}")
+    _run(*pip, *LIBRARIES[device])
     progress("laying out the backends")
     server = _packages(folder) / "pytriton" / "tritonserver"
     backends = folder / "backends"
