@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.cost import SYSTEMS, Sizes, SystemCost, measure_cost, published_configuration
 from benchmarks.table5 import TABLE_5, TABLE_5_SIZES, Difference, differences, parameters_as_published
+from benchmarks.tables import NONE, ReportTable, markdown_table
 from cape.configuration import SystemName
 from cape.manifest import Role
 
@@ -17,25 +18,6 @@ ROLES: dict[Role, str] = {
     "support_fusion": "support fusion",
     "pose_decoder": "pose decoder",
 }
-
-NONE = "–"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportTable:
-    """A table of text.
-
-    Attributes:
-        title: what it shows, with the unit.
-        header: names of the columns; all but the first hold numbers.
-        rows: as wide as the header.
-        notes: what a reader must know, a line each.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +133,7 @@ def _giga(multiply_adds: int) -> str:
 
 def markdown(tables: Sequence[ReportTable]) -> str:
     """The tables as a Markdown document."""
-    parts = ["# What each system costs\n\nMade by `capeserve bench cost`.\n"]
-    for table in tables:
-        align = "|---|" + "--:|" * (len(table.header) - 1)
-        lines = ["| " + " | ".join(row) + " |" for row in table.rows]
-        body = "\n".join(("| " + " | ".join(table.header) + " |", align, *lines))
-        parts.append(f"## {table.title}\n\n{body}\n\n" + "\n".join(f"- {note}" for note in table.notes) + "\n")
-    return "\n".join(parts)
+    return "\n".join(["# What each system costs\n\nMade by `capeserve bench cost`.\n", *map(markdown_table, tables)])
 
 
 def document(report: CostReport) -> dict[str, Any]:

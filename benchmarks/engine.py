@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from cape.manifest import Manifest, Role
 from service.engine import Engine
+from service.onnx_engine import OnnxRuntimeEngine
 from service.performance import PAPER, Percentiles
 
 TOKENS = 8
@@ -66,6 +68,7 @@ class Workload:
     """
 
     def __init__(self, engine: Engine, manifest: Manifest, system: str, keypoints: int) -> None:
+        self.system = system
         self._engine, self._manifest = engine, manifest
         self._spec = manifest.systems[system]
         self._keypoints = keypoints
@@ -118,6 +121,20 @@ class Workload:
         return found
 
 
+def open_engine(repository: Path, manifest: Manifest, settings: Mapping[str, object]) -> OnnxRuntimeEngine:
+    """The engine that a server with these settings runs, by itself.
+
+    Raises:
+        EngineError: as `OnnxRuntimeEngine`.
+    """
+    return OnnxRuntimeEngine(
+        repository,
+        manifest,
+        threads=settings.get("threads"),  # type: ignore[arg-type]  # settings are of every type
+        providers=settings.get("providers") or None,  # type: ignore[arg-type]
+    )
+
+
 def measure_system(
     engine: Engine,
     manifest: Manifest,
@@ -147,20 +164,21 @@ def measure_system(
     sizes = [batch for batch in batches if batch <= largest]
     steps = len(sizes) + 2
     progress(f"{system}, cold", 0, steps)
-    cold = Percentiles.of(_seconds(workload.cold, runs, warm_up))
+    cold = Percentiles.of(seconds_of(workload.cold, runs, warm_up))
     progress(f"{system}, warm", 1, steps)
-    warm = Percentiles.of(_seconds(lambda: workload.warm(1), runs, warm_up))
+    warm = Percentiles.of(seconds_of(lambda: workload.warm(1), runs, warm_up))
     throughput = {}
     for done, batch in enumerate(sizes, start=2):
         progress(f"{system}, batches of {batch}", done, steps)
         run = functools.partial(workload.warm, batch)
-        times = _seconds(run, max(3, runs // batch), max(1, warm_up // batch))
+        times = seconds_of(run, max(3, runs // batch), max(1, warm_up // batch))
         throughput[batch] = batch / float(np.median(times))
     progress(f"{system}, done", steps, steps)
     return SystemSpeed(system, engine.description, cold, warm, throughput)
 
 
-def _seconds(run: Callable[[], None], runs: int, warm_up: int) -> list[float]:
+def seconds_of(run: Callable[[], None], runs: int, warm_up: int) -> list[float]:
+    """How long each of `runs` runs took, after those that warm up."""
     for _ in range(warm_up):
         run()
     measured = []

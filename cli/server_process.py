@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,12 @@ class ServerStartError(RuntimeError):
 
 @contextmanager
 def server_process(
-    repository: Path, *, port: int = 0, log: Path | None = None, ready_seconds: float = 120.0
+    repository: Path,
+    *,
+    port: int = 0,
+    log: Path | None = None,
+    ready_seconds: float = 120.0,
+    settings: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Runs a server until the block is left; supports are kept in its memory only.
 
@@ -39,6 +44,7 @@ def server_process(
         port: where it listens; 0 for a free port.
         log: file for what it prints; None for this process's own error stream.
         ready_seconds: how long it may take to become ready.
+        settings: others of `service.settings.Settings`, by name.
 
     Yields:
         The process, and "host:port".
@@ -46,20 +52,10 @@ def server_process(
     Raises:
         ServerStartError: it ended, or did not become ready.
     """
-    port = _free_port(port)
+    port = free_port(port)
     target = f"127.0.0.1:{port}"
-    arguments = (
-        "--repository",
-        str(repository),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--metrics-port",
-        "0",
-        "--registry",
-        "sqlite://",
-    )
+    fixed = {"repository": repository, "host": "127.0.0.1", "port": port, "metrics_port": 0, "registry": "sqlite://"}
+    arguments = tuple(_flags(fixed | dict(settings or {})))
     output = None if log is None else log.open("wb")
     with _sigterm_interrupts():
         process = subprocess.Popen((*_COMMAND, *arguments), stdout=output, stderr=output)
@@ -90,7 +86,18 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _free_port(wanted: int) -> int:
+def _flags(settings: Mapping[str, object]) -> Iterator[str]:
+    """Settings as `capeserve serve` takes them: one flag for each, one for each value of a tuple."""
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            yield from (f"--{flag}", str(one))
+
+
+def free_port(wanted: int) -> int:
     """The wanted port if nobody listens on it; any free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

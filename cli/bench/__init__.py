@@ -1,0 +1,47 @@
+"""`capeserve bench`: what the systems cost, and how fast they are; a file per subcommand."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "cost": "Count parameters and multiply-adds beside the paper's Table 5.",
+    "systems": "Measure every system in every form: counted, exported, served.",
+    "engine": "Measure engines by themselves.",
+    "latency": "Measure Table 5 again: cold and warm, the engine by itself and over gRPC.",
+    "load": "Measure a server under load: throughput, latency, batch sizes, overload.",
+    "compare": "Measure against PyTorch and LitServe around the same weights.",
+    "scaling": "Measure what keypoints, shots, boxes, image sizes, cores and processes cost.",
+    "front-end": "Measure the service around an engine that answers at once.",
+    "start": "Measure the time from a start to the first answer.",
+    "memory": "Measure whether memory grows with requests.",
+}
+"""Subcommands and their help, said here so that showing the list imports none of them."""
+
+
+class BenchGroup(click.Group):
+    """A group whose commands are modules of this package, each with a command named like its file."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of the subcommands."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Imports a subcommand; None where there is none of that name."""
+        if name not in COMMANDS:
+            return None
+        module = name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"cli.bench.{module}"), module)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=BenchGroup)
+def bench() -> None:
+    """Measure what systems cost and how fast they are."""
