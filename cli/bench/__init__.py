@@ -10,6 +10,7 @@ COMMANDS = {
     "cost": "Count parameters and multiply-adds beside the paper's Table 5.",
     "systems": "Measure every system in every form: counted, exported, served.",
     "engine": "Measure engines by themselves.",
+    "ablation": "Train every system alike and compare them on unseen categories.",
     "latency": "Measure Table 5 again: cold and warm, the engine by itself and over gRPC.",
     "load": "Measure a server under load: throughput, latency, batch sizes, overload.",
     "compare": "Measure against PyTorch and LitServe around the same weights.",
