@@ -101,7 +101,12 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
             definition_cache_bytes=settings.definition_cache_bytes,
             max_page_bytes=settings.max_message_bytes,
             forget=estimator.forget,
+            known=estimator.known,
         )
+        try:
+            await supports.open(metrics.registry_healthy)
+        except RegistryError as error:
+            raise StartError(str(error)) from None
         metrics.watch_cache("texts", texts)
         metrics.watch_cache("supports", tokens)
         metrics.watch_cache("definitions", supports.definitions)
@@ -174,12 +179,19 @@ def open_registry(url: str) -> SupportRegistry:
     """Opens the support registry that a URL names.
 
     Args:
-        url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory.
+        url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory; 'redis://…',
+            'rediss://…' or 'unix://…' for Redis.
 
     Raises:
         RegistryError: the URL means nothing to us, or the registry cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("redis", "rediss", "unix"):
+        try:
+            from service.redis_registry import RedisRegistry
+        except ModuleNotFoundError as error:
+            raise RegistryError(f"registry {scheme}:// needs {error.name}: pip install 'capeserve[redis]'") from None
+        return RedisRegistry(url)
     if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")) or rest == "/":
-        raise RegistryError(f"registry: expected sqlite:///FILE or sqlite://, not {url!r}")
+        raise RegistryError(f"registry: expected sqlite:///FILE, sqlite:// or redis://HOST, not {url!r}")
     return SqliteRegistry(Path(rest[1:]) if rest else None)

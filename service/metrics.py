@@ -14,6 +14,7 @@
 | `capeserve_engine_run_duration_seconds` | histogram | component | one engine run |
 | `capeserve_engine_errors_total` | counter | component | engine runs that failed |
 | `capeserve_engine_healthy` | gauge | | 0 while an engine run hangs |
+| `capeserve_registry_healthy` | gauge | | 0 while the support registry cannot be read or written |
 | `capeserve_cache_hits_total` | counter | cache | lookups answered from the cache |
 | `capeserve_cache_misses_total` | counter | cache | lookups that had to compute |
 | `capeserve_cache_shared_total` | counter | cache | lookups that joined a computation under way |
@@ -128,6 +129,10 @@ class Metrics(BatchObserver):
         )
         self._engine_healthy = Gauge("capeserve_engine_healthy", "0 while an engine run hangs", registry=registry)
         self._engine_healthy.set(1)
+        self._registry_healthy = Gauge(
+            "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
+        )
+        self._registry_healthy.set(1)
         self._caches = _CacheCollector()
         registry.register(self._caches)
         self._describe(manifest, version, engine)
@@ -193,6 +198,10 @@ class Metrics(BatchObserver):
     def engine_healthy(self, healthy: bool) -> None:
         """Whether the engine answers."""
         self._engine_healthy.set(1 if healthy else 0)
+
+    def registry_healthy(self, healthy: bool) -> None:
+        """Whether the support registry can be used."""
+        self._registry_healthy.set(1 if healthy else 0)
 
 
 class _CacheCollector(Collector):

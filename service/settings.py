@@ -75,7 +75,8 @@ class Settings(BaseSettings):
 
     registry: str = Field(
         default_factory=default_registry,
-        description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), or sqlite:// for memory.",
+        description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), sqlite:// for memory, "
+        "or redis://HOST for several replicas; rediss:// with TLS.",
     )
 
     max_message_bytes: ByteSize = Field(
