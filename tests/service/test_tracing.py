@@ -22,7 +22,7 @@ from service.requests import TRACE_PARENT
 from service.tracing import OpenTelemetryTracer
 from tests.service.live_server import START, LiveServer, ServerProcess, settings_for
 from tests.service.messages import query
-from tests.service.trace_collectors import GrpcCollector, HttpCollector
+from tests.service.trace_collectors import GrpcCollector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
