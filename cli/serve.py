@@ -28,7 +28,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callabl
     if typing.get_origin(field.annotation) is typing.Literal:
         return click.option(flag, name, type=click.Choice(typing.get_args(field.annotation)), help=text)
     several = typing.get_origin(field.annotation) is tuple
-    metavar = METAVARS.get(field.annotation, "TEXT")
+    metavar = "SHARE" if name.endswith("_ratio") else METAVARS.get(field.annotation, "TEXT")
     return click.option(flag, name, metavar=metavar, multiple=several, help=text)
 
 

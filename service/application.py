@@ -17,15 +17,18 @@ from service.errors import EngineError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.metrics import Metrics
+from service.observed_registry import ObservedRegistry
 from service.onnx_engine import OnnxRuntimeEngine
 from service.performance import PerformanceMonitor
 from service.pipeline import PoseEstimator, support_cache
 from service.registry import RegistryError, SupportRegistry
+from service.requests import Tracer
 from service.settings import Settings
 from service.sqlite_registry import SqliteRegistry
 from service.support_encoder import SupportEncoder
 from service.supports import Supports
 from service.texts import embedding_cache, text_embedders
+from service.traced_runner import TracedRunner
 
 
 class StartError(Exception):
@@ -56,12 +59,15 @@ class Application:
 
 
 @asynccontextmanager
-async def open_application(settings: Settings, engine: Engine | None = None) -> AsyncIterator[Application]:
+async def open_application(
+    settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None
+) -> AsyncIterator[Application]:
     """Loads the models and opens the registry; on leaving, finishes what runs and closes them.
 
     Args:
         settings: of the server.
         engine: runs the models instead of ONNX Runtime in this process; closed on leaving as well.
+        tracer: records spans; None records none.
 
     Raises:
         StartError: the repository or the registry cannot be used.
@@ -82,6 +88,8 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
             raise StartError(str(error)) from None
         except EngineError as error:
             raise StartError(f"{settings.repository}: {error}") from None
+        if tracer is not None:
+            runner = TracedRunner(runner)
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         stack.callback(pool.shutdown)
 
@@ -94,7 +102,7 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
         estimator = PoseEstimator(manifest, runner, SupportEncoder(manifest, runner, embedders), tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         supports = Supports(
-            registry,
+            ObservedRegistry(registry, metrics),
             manifest,
             limits,
             pool=pool,
@@ -111,6 +119,7 @@ async def open_application(settings: Settings, engine: Engine | None = None) -> 
         metrics.watch_cache("supports", tokens)
         metrics.watch_cache("definitions", supports.definitions)
         performance = PerformanceMonitor(manifest.systems)
+        metrics.watch_performance(performance.report)
         estimation = Estimation(
             manifest,
             estimator,
@@ -173,6 +182,27 @@ async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncEx
     await triton.open()
     stack.push_async_callback(triton.close)
     return triton, metrics
+
+
+@asynccontextmanager
+async def open_tracer(settings: Settings) -> AsyncIterator[Tracer | None]:
+    """What records spans, or None where traces are off; on leaving, sends what is left.
+
+    Raises:
+        StartError: what traces need is not installed.
+    """
+    if not settings.tracing_endpoint:
+        yield None
+        return
+    try:
+        from service.tracing import OpenTelemetryTracer, otlp_exporter
+    except ModuleNotFoundError as error:
+        raise StartError(f"tracing_endpoint needs {error.name}: pip install 'capeserve[tracing]'") from None
+    tracer = OpenTelemetryTracer(otlp_exporter(settings.tracing_endpoint), settings.tracing_sample_ratio)
+    try:
+        yield tracer
+    finally:
+        await asyncio.to_thread(tracer.close)
 
 
 def open_registry(url: str) -> SupportRegistry:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from itertools import count
 from typing import Any
 
@@ -103,6 +104,8 @@ class Batcher:
         self._hanging = 0
         self._pending: set[asyncio.Future[RowResult]] = set()
         self._settling = False
+        # A batch belongs to several requests: what it logs must not carry the name of the one that started it.
+        self._nobody = Context()
         self._turns_left = 0
         self._closed = False
 
@@ -224,7 +227,7 @@ class Batcher:
         self._turns_left = max(self._turns_left, turns)
         if not self._settling:
             self._settling = True
-            asyncio.get_running_loop().call_soon(self._settle)
+            asyncio.get_running_loop().call_soon(self._settle, context=self._nobody)
 
     def _settle(self) -> None:
         self._settling = False

@@ -1,64 +1,48 @@
-"""What the service tells Prometheus.
+"""What the service tells Prometheus. docs/metrics.md explains every metric, and a test compares it with this.
 
-| name | type | labels | what it counts |
-|---|---|---|---|
-| `capeserve_requests_total` | counter | method, code | finished requests, by RPC and gRPC status |
-| `capeserve_request_duration_seconds` | histogram | method | from arrival to answer |
-| `capeserve_requests_in_flight` | gauge | method | requests being worked on |
-| `capeserve_instances_total` | counter | model | objects answered (boxes of successful queries) |
-| `capeserve_stage_duration_seconds` | histogram | stage | the stages of a query, waiting included |
-| `capeserve_queue_depth` | gauge | component | rows waiting for the engine |
-| `capeserve_queue_wait_seconds` | histogram | component | how long a row waited before its batch ran |
-| `capeserve_queue_dropped_total` | counter | component, reason | rows that left unserved |
-| `capeserve_batch_size` | histogram | component | rows per engine run |
-| `capeserve_engine_run_duration_seconds` | histogram | component | one engine run |
-| `capeserve_engine_errors_total` | counter | component | engine runs that failed |
-| `capeserve_engine_healthy` | gauge | | 0 while an engine run hangs |
-| `capeserve_registry_healthy` | gauge | | 0 while the support registry cannot be read or written |
-| `capeserve_cache_hits_total` | counter | cache | lookups answered from the cache |
-| `capeserve_cache_misses_total` | counter | cache | lookups that had to compute |
-| `capeserve_cache_shared_total` | counter | cache | lookups that joined a computation under way |
-| `capeserve_cache_evictions_total` | counter | cache | entries pushed out by newer ones |
-| `capeserve_cache_size_bytes` | gauge | cache | bytes held now |
-| `capeserve_cache_entries` | gauge | cache | entries held now |
-| `capeserve_model_info` | gauge, 1 | model, version, backbone, precision | what is served |
-| `capeserve_build_info` | gauge, 1 | version, engine | what serves it |
-
-Every label is bounded: methods, codes, stages, components, caches and models are all known at start.
+Every label is bounded: methods, codes, stages, components, caches and models are all known at start. Counters whose
+labels are known then begin at 0, so that the first error of a server's life is an increase and not a new series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from cape.manifest import Manifest
+from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.batching import BatchObserver
-from service.caches import CacheStatistics
+from service.collectors import CacheCollector, CountsItself, PerformanceCollector
+from service.performance import SystemPerformance
 
 Stage = Literal["decode", "prepare", "support", "backbone", "decoder", "queue"]
 """The stages of a query, as `cape.v1.Timing` names them."""
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+DropReason = Literal["deadline", "cancelled", "full", "engine"]
+"""Why a row left unserved."""
+
+RegistryOperation = Literal["create", "get", "list", "delete"]
+RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
+"""'invalid' is a caller's page token; 'error' is the registry's own failure."""
+
+METHODS = tuple(
+    method.name
+    for module in (pose_service_pb2, support_service_pb2, model_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+)
+"""Every RPC of cape.v1, by its bare name."""
+
 DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds: 1 ms to 10 s, three a decade."""
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Rows per batch."""
-
-
-class CountsItself(Protocol):
-    """A cache that can say how it fares."""
-
-    @property
-    def statistics(self) -> CacheStatistics:
-        """Counts since the start, and what is held now."""
 
 
 class Metrics(BatchObserver):
@@ -133,9 +117,26 @@ class Metrics(BatchObserver):
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
         self._registry_healthy.set(1)
-        self._caches = _CacheCollector()
-        registry.register(self._caches)
+        self._registry_operations = Counter(
+            "capeserve_registry_operations",
+            "Calls of the support registry",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self._registry_duration = Histogram(
+            "capeserve_registry_operation_duration_seconds",
+            "One call of the support registry",
+            ("operation",),
+            registry=registry,
+            buckets=DURATION_BUCKETS,
+        )
+        self._caches = CacheCollector()
+        self._performance = PerformanceCollector()
+        for collector in (self._caches, self._performance):
+            registry.register(collector)
+        ProcessCollector(registry=registry)
         self._describe(manifest, version, engine)
+        self._begin_at_zero(manifest)
 
     def _describe(self, manifest: Manifest, version: str, engine: str) -> None:
         build = Gauge("capeserve_build_info", "What serves", ("version", "engine"), registry=self.registry)
@@ -150,9 +151,29 @@ class Metrics(BatchObserver):
             precision = manifest.components[system.components["image_backbone"]].precision
             model.labels(name, manifest.version(name), system.backbone, precision).set(1)
 
+    def _begin_at_zero(self, manifest: Manifest) -> None:
+        for method in METHODS:
+            self._in_flight.labels(method)
+            for code in grpc.StatusCode:
+                self._requests.labels(method, code.name)
+        for component in manifest.components:
+            self._queue_depth.labels(component)
+            self._engine_errors.labels(component)
+            for reason in get_args(DropReason):
+                self._queue_dropped.labels(component, reason)
+        for system in manifest.systems:
+            self._instances.labels(system)
+        for operation in get_args(RegistryOperation):
+            for outcome in get_args(RegistryOutcome):
+                self._registry_operations.labels(operation, outcome)
+
     def watch_cache(self, name: str, cache: CountsItself) -> None:
         """Reports a cache's statistics under `name` whenever Prometheus asks."""
         self._caches.caches[name] = cache
+
+    def watch_performance(self, report: Callable[[], Sequence[SystemPerformance]]) -> None:
+        """Reports every system's figures, see `PerformanceMonitor.report`, whenever Prometheus asks."""
+        self._performance.report = report
 
     def request_started(self, method: str) -> None:
         """An RPC has arrived; `method` is its bare name: 'EstimatePose'."""
@@ -203,30 +224,7 @@ class Metrics(BatchObserver):
         """Whether the support registry can be used."""
         self._registry_healthy.set(1 if healthy else 0)
 
-
-class _CacheCollector(Collector):
-    """Reads the caches when asked, so that a lookup costs no metric update."""
-
-    def __init__(self) -> None:
-        self.caches: dict[str, CountsItself] = {}
-
-    def collect(self) -> Iterator[Metric]:
-        """One family per statistic, one sample per cache."""
-        counters = {
-            "hits": "Lookups answered from the cache",
-            "misses": "Lookups that had to compute",
-            "shared": "Lookups that joined a computation under way",
-            "evictions": "Entries pushed out by newer ones",
-        }
-        gauges = {"bytes": ("size_bytes", "Bytes held"), "entries": ("entries", "Entries held")}
-        statistics = {name: cache.statistics for name, cache in self.caches.items()}
-        for field, text in counters.items():
-            counter = CounterMetricFamily(f"capeserve_cache_{field}", text, labels=["cache"])
-            for name, counts in statistics.items():
-                counter.add_metric([name], getattr(counts, field))
-            yield counter
-        for field, (suffix, text) in gauges.items():
-            gauge = GaugeMetricFamily(f"capeserve_cache_{suffix}", text, labels=["cache"])
-            for name, counts in statistics.items():
-                gauge.add_metric([name], getattr(counts, field))
-            yield gauge
+    def registry_called(self, operation: RegistryOperation, outcome: RegistryOutcome, seconds: float) -> None:
+        """A call of the registry is over, after `seconds`."""
+        self._registry_operations.labels(operation, outcome).inc()
+        self._registry_duration.labels(operation).observe(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -102,6 +103,8 @@ class PerformanceMonitor:
         """
         self._clock = clock
         self._started = clock()
+        # Prometheus reads in a thread of its own, and a deque that grows cannot be read.
+        self._lock = threading.Lock()
         self._requests: dict[str, deque[_Request]] = {system: deque(maxlen=MAX_REQUESTS) for system in systems}
 
     def record(self, system: str, seconds: float, *, instances: int, warm: bool) -> None:
@@ -113,7 +116,8 @@ class PerformanceMonitor:
             instances: boxes in it.
             warm: its support's tokens were cached.
         """
-        self._requests[system].append(_Request(self._clock(), seconds, instances, warm))
+        with self._lock:
+            self._requests[system].append(_Request(self._clock(), seconds, instances, warm))
 
     def report(self) -> list[SystemPerformance]:
         """The figures of every system, now."""
@@ -121,7 +125,8 @@ class PerformanceMonitor:
 
     def _report(self, system: str) -> SystemPerformance:
         now = self._clock()
-        remembered = self._requests[system]
+        with self._lock:
+            remembered = tuple(self._requests[system])
         start = max(self._started, now - WINDOW_SECONDS)
         if len(remembered) == MAX_REQUESTS:
             start = max(start, remembered[0].finished)

@@ -22,12 +22,13 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
-from service.application import Application, StartError, open_application
+from service.application import Application, StartError, open_application, open_tracer
 from service.engine import Engine
 from service.handlers.calls import CallInterceptor
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
+from service.requests import Tracer
 from service.settings import Settings
 
 __all__ = ["RunningServer", "StartError", "running_server", "serve"]
@@ -108,21 +109,25 @@ async def serve(settings: Settings) -> bool:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings, engine: Engine | None = None) -> AsyncIterator[RunningServer]:
+async def running_server(
+    settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None
+) -> AsyncIterator[RunningServer]:
     """A server within a program; on leaving, it stops accepting, finishes what runs, and closes everything.
 
     Args:
         settings: of the server; port 0 takes a free one.
         engine: runs the models instead of ONNX Runtime in this process.
+        tracer: records spans instead of the one that the settings name.
 
     Raises:
         StartError: the server cannot start.
     """
     async with AsyncExitStack() as stack:
-        application = await stack.enter_async_context(open_application(settings, engine))
+        tracer = tracer or await stack.enter_async_context(open_tracer(settings))
+        application = await stack.enter_async_context(open_application(settings, engine, tracer))
         if settings.metrics_port:
             _start_metrics(settings, application, stack)
-        calls = CallInterceptor(application.metrics, settings.max_in_flight)
+        calls = CallInterceptor(application.metrics, settings.max_in_flight, tracer)
         server = grpc.aio.server(
             interceptors=(calls,),
             options=(

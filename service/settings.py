@@ -112,6 +112,14 @@ class Settings(BaseSettings):
         "info", description="Least severity that is logged."
     )
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+    tracing_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+:\d+)?$",
+        description="OTLP collector (gRPC) that gets traces, http://HOST:PORT or https://HOST:PORT; empty: no traces.",
+    )
+    tracing_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of traces to record, 0 to 1; a caller's traceparent decides for its own."
+    )
 
     @classmethod
     def settings_customise_sources(

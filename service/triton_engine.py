@@ -21,6 +21,7 @@ from cape.manifest import QUERY_SUFFIX, Manifest
 from service.batching import TOO_LATE, UNKNOWN_RETRY, BatchObserver
 from service.errors import DeadlineError, EngineError, QueueFullError
 from service.queues import RowResult
+from service.spans import trace_headers
 from service.triton_models import VERSION, request_of, row_of, triton_models
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class TritonEngine:
         request = request_of(component, model, inputs, outputs)
         self._count(component, 1)
         try:
-            answer = await self._stub.ModelInfer(request, timeout=timeout)
+            answer = await self._stub.ModelInfer(request, timeout=timeout, metadata=trace_headers())
             results = row_of(component, model, inputs, outputs, answer)
         except grpc.aio.AioRpcError as error:
             raise self._translated(component, error, hung=timeout != (deadline and deadline - started)) from None

@@ -14,8 +14,11 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from service.errors import DeadlineError, InvalidFieldError, QueueFullError, UnavailableError
+from service.handlers.identity import identified, identity
 from service.handlers.status import grpc_code, status_of
 from service.metrics import Metrics
+from service.requests import Tracer
+from service.spans import describe_span
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +63,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
     """
 
-    def __init__(self, metrics: Metrics, max_in_flight: int) -> None:
-        """Takes the metrics to report to, and how many calls, and as many streams, may run at a time."""
+    def __init__(self, metrics: Metrics, max_in_flight: int, tracer: Tracer | None = None) -> None:
+        """Takes the metrics to report to, how many calls, and as many streams, may run at a time, and what records
+        spans.
+        """
+        self._tracer = tracer
         self._metrics = metrics
         self._max_in_flight = max_in_flight
         self._in_flight = {False: 0, True: 0}
@@ -94,7 +100,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behaviour = handler.stream_stream if streams else handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         return make(
-            self._guarded(behaviour, method, streams),
+            identified(self._guarded(behaviour, method, streams), path, self._tracer),
             request_deserializer=_forgiving(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -122,7 +128,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 status = status_of(error)
                 code = grpc_code(status)
                 answer = rpc_status.to_status(status)
-                return await context.abort(answer.code, answer.details, answer.trailing_metadata)
+                return await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *identity()))
             finally:
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:
@@ -131,7 +137,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if not any(self._in_flight.values()):
                     self._idle.set()
                 self._metrics.request_finished(method, code.name, seconds)
-                logger.debug("%s %s %.1f ms", method, code.name, seconds * 1e3)
+                describe_span({"rpc.grpc.status_code": code.value[0]})
+                fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
+                level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+                logger.log(level, "%s %s %.1f ms", method, code.name, seconds * 1e3, extra={"fields": fields})
 
         return guarded
 

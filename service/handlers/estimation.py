@@ -20,6 +20,7 @@ from service.metrics import STAGES, Metrics, Stage
 from service.performance import PerformanceMonitor
 from service.pipeline import PoseEstimator, QueryCrops, QueryFeatures, SupportTokens, SupportTrace
 from service.preparation import query_crops
+from service.spans import describe_span, record_span, span
 from service.support_definition import check_box
 from service.supports import Supports, SupportSource
 from service.tasks import together
@@ -106,14 +107,15 @@ class Estimation:
                 self._support(system, source, deadline), self._query(system, source, request, deadline)
             )
             options = request.options
-            estimates = await self._estimator.estimate(
-                system,
-                support,
-                query.features,
-                deadline,
-                similarity=options.include_similarity_maps,
-                proposals=options.include_proposals,
-            )
+            with span("decoder"):
+                estimates = await self._estimator.estimate(
+                    system,
+                    support,
+                    query.features,
+                    deadline,
+                    similarity=options.include_similarity_maps,
+                    proposals=options.include_proposals,
+                )
         whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
         normalized = options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
         scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
@@ -184,7 +186,9 @@ class Estimation:
         """The tokens of a support, how they were got, and in how many seconds."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        tokens, trace = await self._estimator.support_tokens(system, source.definition.key, source.load, deadline)
+        with span("support"):
+            tokens, trace = await self._estimator.support_tokens(system, source.definition.key, source.load, deadline)
+            describe_span({"capeserve.support_cache_hit": trace.cache_hit})
         return tokens, trace, loop.time() - started
 
     async def _query(
@@ -209,5 +213,8 @@ class Estimation:
 
         shape, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
         prepared = loop.time()
-        features = await self._estimator.start_query(system, source.definition.key, pixels, deadline)
+        record_span("decode", prepared - started, decoded - started)
+        record_span("prepare", prepared - decoded, prepared - decoded)
+        with span("backbone"):
+            features = await self._estimator.start_query(system, source.definition.key, pixels, deadline)
         return _Query(shape[0], shape[1], crops, features, decoded - started, prepared - decoded)

@@ -11,6 +11,7 @@ from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
 from service.handlers.estimation import Estimation
 from service.handlers.status import status_of
+from service.spans import span
 from service.tasks import all_of
 
 
@@ -109,7 +110,8 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer."""
         try:
-            return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
+            with span("query"):
+                return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
         except Exception as error:
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
 

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from cape.v1 import model_service_pb2_grpc, pose_service_pb2_grpc, support_service_pb2_grpc
 from service.engine import Engine
+from service.requests import Tracer
 from service.server import RunningServer, running_server
 from service.settings import Settings, load_settings
 
@@ -56,9 +57,10 @@ class LiveServer(Client):
 
     server: RunningServer
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None) -> None:
         self._settings = settings
         self._engine = engine
+        self._tracer = tracer
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
@@ -66,7 +68,7 @@ class LiveServer(Client):
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         try:
-            async with running_server(self._settings, self._engine) as self.server:
+            async with running_server(self._settings, self._engine, self._tracer) as self.server:
                 self._ready.set()
                 await self._stop.wait()
         finally:

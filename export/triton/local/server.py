@@ -60,7 +60,14 @@ class TritonProcess:
     """
 
     def __init__(
-        self, installation: Installation, repository: Path, host: str, ports: Ports, cache_bytes: int, log: IO[bytes]
+        self,
+        installation: Installation,
+        repository: Path,
+        host: str,
+        ports: Ports,
+        cache_bytes: int,
+        log: IO[bytes],
+        traces: str = "",
     ) -> None:
         """Starts it; see `triton_server`, which also waits for it and stops it."""
         numbers = Ports(*(_free_port(host, port) for port in ports))
@@ -75,6 +82,7 @@ class TritonProcess:
             "--disable-auto-complete-config",  # the configurations are complete, and guessing starts every model twice
             *(f"--{name}-port={port}" for name, port in numbers._asdict().items()),
             *(f"--{name}-address={host}" for name in Ports._fields),
+            *(trace_flags(traces) if traces else ()),
         ]
         self._last_lines: deque[str] = deque(maxlen=20)
         self._failures: dict[str, str] = {}
@@ -166,6 +174,7 @@ def triton_server(
     ports: Ports = Ports(),  # noqa: B008 (immutable)
     cache_bytes: int = CACHE_BYTES,
     ready_seconds: float = 300.0,
+    traces: str = "",
 ) -> Iterator[TritonProcess]:
     """A Triton server until the block is left.
 
@@ -177,17 +186,28 @@ def triton_server(
         ports: where; 0 takes a free port.
         cache_bytes: size of its response cache.
         ready_seconds: how long loading and warming up may take.
+        traces: OTLP collector (HTTP) that gets spans of requests that bring a traceparent; empty: none.
 
     Raises:
         TritonStartError: the repository is not whole, a port is taken, or Triton cannot load a model.
     """
     check_repository(repository)
-    server = TritonProcess(installation, repository, host, ports, cache_bytes, log)
+    server = TritonProcess(installation, repository, host, ports, cache_bytes, log, traces)
     try:
         server.wait_ready(ready_seconds)
         yield server
     finally:
         server.stop()
+
+
+def trace_flags(url: str) -> tuple[str, ...]:
+    """Flags that make Triton continue its callers' traces, and begin none itself.
+
+    Args:
+        url: of an OTLP collector's HTTP endpoint, 'http://HOST:4318/v1/traces'.
+    """
+    settings = ("mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=0")
+    return tuple(f"--trace-config={setting}" for setting in settings)
 
 
 def supervise(server: TritonProcess, announce: Callable[[], None]) -> int:
