@@ -68,3 +68,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="capeserve")
 def main() -> None:
     """Category-agnostic pose estimation as a service."""
+
+
+if __name__ == "__main__":
+    main()

@@ -54,12 +54,27 @@ class ImageProjection(nn.Module):
             self.register_buffer("positions", _sine_positions(configuration.grid), persistent=False)
             channels += POSITION_CHANNELS
         self.linear = nn.Linear(channels, width)
+        # Channels of a convolutional map differ in scale by orders of magnitude; DINOv2's are normalised.
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(configuration.channels))
+        self.register_buffer("std", torch.ones(configuration.channels))
+
+    @torch.no_grad()
+    def standardise(self, patches: Tensor) -> None:
+        """Has every channel of a sample of patches [B, C, G, G] come in with mean 0 and standard deviation 1."""
+        tokens = self._cells(patches.float()).flatten(0, 1)
+        self.mean.copy_(tokens.mean(0))
+        self.std.copy_(tokens.std(0).clamp(min=1e-4))
+
+    def _cells(self, patches: Tensor) -> Tensor:
+        # pixel_unshuffle lays the cells of a square side by side in the channels.
+        cells = nn.functional.pixel_unshuffle(patches, self.merge) if self.merge > 1 else patches
+        return cells.flatten(2).transpose(1, 2)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches [B, C, G, G] → image tokens [B, N, D], row by row."""
-        # pixel_unshuffle lays the cells of a square side by side in the channels.
-        cells = nn.functional.pixel_unshuffle(patches, self.merge) if self.merge > 1 else patches
-        tokens = cells.flatten(2).transpose(1, 2)
+        tokens = (self._cells(patches) - self.mean) / self.std
         if self.positions is not None:
             tokens = torch.cat((tokens, self.positions.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=2)
         return self.linear(tokens)
