@@ -31,6 +31,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "accelerate": "train",
+    "peft": "llm",
     "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""
@@ -68,3 +69,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="capeserve")
 def main() -> None:
     """Category-agnostic pose estimation as a service."""
+
+
+if __name__ == "__main__":
+    main()

@@ -69,8 +69,8 @@ def train(
         from cape.data.dataset import DatasetError
         from cape.published_layouts import PublishedCheckpointError
         from cape.towers import TowerError
-        from cape.training.configuration import TrainingConfigurationError, read_training_configuration
-        from cape.training.run import train as run_training
+        from cape.training.configuration import TrainingConfigurationError
+        from cape.training.kinds import TokenizerError, read_run
         from cape.training.state import TrainingStateError
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[train]'") from None
@@ -80,22 +80,22 @@ def train(
     output = output or Path("build/training") / configuration.stem
     errors = console(stderr=True)
     try:
-        settings = read_training_configuration(configuration, _variables(data))
-        if max_minutes is not None:
-            schedule = settings.schedule.model_copy(update={"max_minutes": max_minutes})
-            settings = settings.model_copy(update={"schedule": schedule})
+        run = read_run(configuration, _variables(data), max_minutes)
         with _reporting(errors) as reporting:
-            steps = run_training(settings, output, reporting, resume=resume)
+            steps = run(output, reporting, resume=resume)
     except (
         CheckpointError,
         DatasetError,
         FloatingPointError,
         PublishedCheckpointError,
+        TokenizerError,
         TowerError,
         TrainingConfigurationError,
         TrainingStateError,
     ) as error:
         raise click.ClickException(str(error)) from None
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
     errors.print(f"Stopped after step {steps}. Checkpoints, state and log are in {output}")
 
 

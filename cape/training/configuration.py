@@ -256,19 +256,30 @@ def read_training_configuration(path: Path, variables: Mapping[str, str] | None 
     Raises:
         TrainingConfigurationError: naming the file and the field that is missing or wrong.
     """
+    document = read_training_document(path, variables)
+    try:
+        return TrainingConfiguration.model_validate(document)
+    except ValidationError as error:
+        raise TrainingConfigurationError(f"{path}: {first_mistake(error, '')}") from None
+    except ValueError as error:
+        raise TrainingConfigurationError(f"{path}: {error}") from None
+
+
+def read_training_document(path: Path, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Reads a YAML file of any kind of training, its variables filled in, see `read_training_configuration`.
+
+    Raises:
+        TrainingConfigurationError: it cannot be read, or a variable is missing.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise TrainingConfigurationError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise TrainingConfigurationError(f"{path}: not a mapping of names to values")
-    known = {**os.environ, **(variables or {})}
-    try:
-        return TrainingConfiguration.model_validate(_filled(document, known, path))
-    except ValidationError as error:
-        raise TrainingConfigurationError(f"{path}: {first_mistake(error, '')}") from None
-    except ValueError as error:
-        raise TrainingConfigurationError(f"{path}: {error}") from None
+    filled = _filled(document, {**os.environ, **(variables or {})}, path)
+    assert isinstance(filled, dict), "a mapping stays one"
+    return filled
 
 
 def _filled(value: Any, known: Mapping[str, str], path: Path) -> Any:

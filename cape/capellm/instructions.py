@@ -1,0 +1,83 @@
+"""What a language model is told and asked (CapeLLM, section 3.2, Figures 2 and 5).
+
+A conversation is a sequence of segments. Those that the assistant speaks end with the end token and are what
+training's loss counts; the last of them is the coordinates. What all keypoints of a request share comes first, so
+that it is computed once. The wording of the base instruction is that of the public code; that of the variants is
+ours, for the paper shows them in pictures only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cape.capellm.configuration import InstructionConfiguration
+from cape.support import KeypointDefinition
+
+QUESTIONS = (
+    "Where is the {name} of this object in this image? Please provide its coordinates.",
+    "Can you locate the {name} of this object in this image? Please give its coordinates.",
+    "Please find the {name} of the object shown here. What are its coordinates?",
+    "At which coordinates of this image is the {name} of this object?",
+)
+"""The first is the question of the paper; the others say the same (Appendix B.1, diverse questions)."""
+
+OUTLINE = (
+    "This is a conversation about where keypoints of an object are in an image. The user names a keypoint, and the "
+    "assistant answers with its coordinates x and y as fractions of the image.\n"
+)
+
+
+class Segment(NamedTuple):
+    """A piece of a conversation.
+
+    Attributes:
+        text: what is said.
+        spoken: by the assistant, so that an end token follows.
+    """
+
+    text: str
+    spoken: bool = False
+
+
+def opening(
+    configuration: InstructionConfiguration, category: str, keypoints: Sequence[KeypointDefinition]
+) -> tuple[Segment, ...]:
+    """What comes before the first question and is the same for all keypoints of a support.
+
+    Args:
+        configuration: of the instruction.
+        category: its name; said by the step-by-step instruction alone.
+        keypoints: all of the support.
+    """
+    segments: list[Segment] = []
+    if configuration.outline:
+        segments.append(Segment(OUTLINE))
+    if configuration.keypoint_list:
+        names = ", ".join(keypoint.name for keypoint in keypoints)
+        segments.append(Segment(f"The keypoints of this object are: {names}.\n"))
+    if configuration.style == "step_by_step":
+        segments += [Segment("User: What is the object in this image?\nAssistant:"), Segment(f" {category}", True)]
+    return tuple(segments)
+
+
+def question(
+    configuration: InstructionConfiguration, keypoint: KeypointDefinition, wording: int = 0
+) -> tuple[Segment, ...]:
+    """All that stands before a keypoint's coordinates: one round, or two of the step-by-step instruction.
+
+    Args:
+        configuration: of the instruction.
+        keypoint: what is asked for; without a description there is no line of reference.
+        wording: index into `QUESTIONS`.
+    """
+    asked = QUESTIONS[wording].format(name=keypoint.name)
+    described = configuration.descriptions and bool(keypoint.description)
+    if configuration.style == "step_by_step":
+        before = (
+            Segment(f"User: What is the {keypoint.name} of this object?\nAssistant:"),
+            Segment(f" {keypoint.description}", True),
+        )
+        return (*(before if described else ()), Segment(f"User: {asked}\nAssistant:"))
+    reference = f"Reference: {keypoint.description}\n" if described else ""
+    return (Segment(f"User: {asked}\n{reference}Assistant:"),)

@@ -1,0 +1,148 @@
+"""Texts as token ids: a tokenizers JSON file, and how a small one of our own is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from cape.capellm.configuration import CapeLlmConfiguration
+from cape.capellm.coordinates import ANSWER_HEAD, ANSWER_MIDDLE, ANSWER_TAIL, KEYPOINT_TOKEN, PLACES
+from cape.capellm.instructions import Segment
+
+LLAMA_3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 cuts text before its byte pairs are merged; digits stay together in groups of up to three."""
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that lacks a token which the model needs; the message names it."""
+
+
+class Tokens(NamedTuple):
+    """A piece of a sequence.
+
+    Attributes:
+        ids: its tokens.
+        spoken: for each, whether the assistant says it: what the loss counts.
+    """
+
+    ids: tuple[int, ...]
+    spoken: tuple[bool, ...]
+
+    @staticmethod
+    def joined(pieces: Iterable[Tokens]) -> Tokens:
+        """Pieces one after the other."""
+        parts = tuple(pieces)
+        return Tokens(tuple(i for part in parts for i in part.ids), tuple(s for part in parts for s in part.spoken))
+
+
+class CapeLlmTokenizer:
+    """Turns segments of conversations into tokens.
+
+    Args:
+        tokenizer: the vocabulary.
+        configuration: names its begin and end tokens.
+
+    Attributes:
+        begin, end: ids of the tokens that start a sequence and end an answer.
+        keypoint: id of <KEYPOINT>; None where coordinates are text.
+
+    Raises:
+        TokenizerError: a token is missing.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, configuration: CapeLlmConfiguration) -> None:
+        self.tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.begin = self._id(configuration.language.begin)
+        self.end = self._id(configuration.language.end)
+        self.keypoint = self._id(KEYPOINT_TOKEN) if configuration.instruction.answer == "token" else None
+
+    @classmethod
+    def read(cls, path: Path, configuration: CapeLlmConfiguration) -> CapeLlmTokenizer:
+        """Reads a tokenizers JSON file.
+
+        Raises:
+            TokenizerError: it is no such file, or lacks a token.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise TokenizerError(f"{path}: not a tokenizers JSON file ({error})") from None
+        return cls(tokenizer, configuration)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without begin and end."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, begin and end left out."""
+        kept = [token for token in ids if token not in (self.begin, self.end)]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def tokens(self, segments: Iterable[Segment]) -> Tokens:
+        """Segments one after the other; the end token follows each one that the assistant speaks.
+
+        Each is encoded by itself: what can be shared or forced does not depend on what comes after it.
+        """
+        ids: list[int] = []
+        spoken: list[bool] = []
+        for segment in segments:
+            own = (*self.encode(segment.text), self.end) if segment.spoken else self.encode(segment.text)
+            ids += own
+            spoken += [segment.spoken] * len(own)
+        return Tokens(tuple(ids), tuple(spoken))
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise TokenizerError(f"the tokenizer has no token {token}")
+        return int(found)
+
+
+def train_tokenizer(texts: Iterable[str], configuration: CapeLlmConfiguration, vocabulary: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of our own, in which every three digits are one token as in Llama 3.
+
+    Args:
+        texts: what it will read.
+        configuration: names its special tokens.
+        vocabulary: how many tokens it has at most.
+
+    Raises:
+        TokenizerError: the vocabulary has no room for all numbers.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_3_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[configuration.language.begin, configuration.language.end, KEYPOINT_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_with_numbers(texts), trainer)
+    broken = [n for n in range(PLACES) if len(tokenizer.encode(f"{n:03d}").ids) != 1]
+    if broken:
+        raise TokenizerError(f"vocabulary {vocabulary}: too small, {len(broken)} numbers are several tokens")
+    return tokenizer
+
+
+def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, and every number so often that its merges come before those of rare words."""
+    count = 0
+    for text in texts:
+        count += 1
+        yield text
+    for number in range(PLACES):
+        yield f"{ANSWER_HEAD}{number:03d}{ANSWER_MIDDLE}{number:03d}{ANSWER_TAIL}" * max(100, count // 4)

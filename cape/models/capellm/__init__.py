@@ -1,0 +1,1 @@
+"""CapeLLM in PyTorch: model, adapters, decoding, checkpoints."""

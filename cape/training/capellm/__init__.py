@@ -1,0 +1,1 @@
+"""Training of CapeLLM: conversations, batches, losses, the run."""
