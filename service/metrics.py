@@ -14,6 +14,7 @@
 | `capeserve_engine_run_duration_seconds` | histogram | component | one engine run |
 | `capeserve_engine_errors_total` | counter | component | engine runs that failed |
 | `capeserve_engine_healthy` | gauge | | 0 while an engine run hangs |
+| `capeserve_callers_refused_total` | counter | reason | calls over a limit of their token, or without one |
 | `capeserve_registry_healthy` | gauge | | 0 while the support registry cannot be read or written |
 | `capeserve_cache_hits_total` | counter | cache | lookups answered from the cache |
 | `capeserve_cache_misses_total` | counter | cache | lookups that had to compute |
@@ -129,6 +130,12 @@ class Metrics(BatchObserver):
         )
         self._engine_healthy = Gauge("capeserve_engine_healthy", "0 while an engine run hangs", registry=registry)
         self._engine_healthy.set(1)
+        self._callers_refused = Counter(
+            "capeserve_callers_refused",
+            "Calls over a limit of their token, or without one",
+            ("reason",),
+            registry=registry,
+        )
         self._registry_healthy = Gauge(
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
@@ -198,6 +205,10 @@ class Metrics(BatchObserver):
     def engine_healthy(self, healthy: bool) -> None:
         """Whether the engine answers."""
         self._engine_healthy.set(1 if healthy else 0)
+
+    def caller_refused(self, reason: str) -> None:
+        """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
+        self._callers_refused.labels(reason).inc()
 
     def registry_healthy(self, healthy: bool) -> None:
         """Whether the support registry can be used."""
