@@ -19,6 +19,7 @@ COMMANDS = {
     "pack": "Store a checkpoint in half precision, to hand it on.",
     "serve": "Serve a model repository over gRPC.",
     "support": "Register, list, show and delete supports.",
+    "token": "Make, list and revoke API tokens.",
     "train": "Train a model on episodes of support and query.",
     "triton": "Serve a model repository with a real Triton, on this machine.",
 }

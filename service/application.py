@@ -13,7 +13,7 @@ from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching import Batcher
 from service.engine import Engine, RowRunner
-from service.errors import EngineError
+from service.errors import EngineError, StartError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.metrics import Metrics
@@ -29,10 +29,6 @@ from service.support_encoder import SupportEncoder
 from service.supports import Supports
 from service.texts import embedding_cache, text_embedders
 from service.traced_runner import TracedRunner
-
-
-class StartError(Exception):
-    """A server that cannot start; the message is one line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True)

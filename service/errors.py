@@ -7,6 +7,10 @@ statuses with google.rpc details. Anything else that escapes is our own fault, a
 from __future__ import annotations
 
 
+class StartError(Exception):
+    """A server that cannot start; the message is one line and says what to change."""
+
+
 class ServiceError(Exception):
     """Base of every error that a caller is told about."""
 

@@ -113,6 +113,12 @@ class Metrics(BatchObserver):
         )
         self._engine_healthy = Gauge("capeserve_engine_healthy", "0 while an engine run hangs", registry=registry)
         self._engine_healthy.set(1)
+        self._callers_refused = Counter(
+            "capeserve_callers_refused",
+            "Calls over a limit of their token, or without one",
+            ("reason",),
+            registry=registry,
+        )
         self._registry_healthy = Gauge(
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
@@ -219,6 +225,10 @@ class Metrics(BatchObserver):
     def engine_healthy(self, healthy: bool) -> None:
         """Whether the engine answers."""
         self._engine_healthy.set(1 if healthy else 0)
+
+    def caller_refused(self, reason: str) -> None:
+        """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
+        self._callers_refused.labels(reason).inc()
 
     def registry_healthy(self, healthy: bool) -> None:
         """Whether the support registry can be used."""

@@ -22,12 +22,14 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
-from service.application import Application, StartError, open_application, open_tracer
+from service.application import Application, open_application, open_tracer
 from service.engine import Engine
+from service.errors import StartError
 from service.handlers.calls import CallInterceptor
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
+from service.listening import access_of, address_of, health_server, listen
 from service.requests import Tracer
 from service.settings import Settings
 
@@ -51,6 +53,9 @@ watches, reflection) is cut."""
 HEALTH_SECONDS = 1.0
 """How often health is brought into line with the engine."""
 
+MIN_STREAMS = 100
+"""Calls that one connection may carry at least, health checks included."""
+
 PING_MILLISECONDS = 10_000
 """Clients may send keepalive pings this often; gRPC's default of 5 minutes throws them out for less."""
 
@@ -72,12 +77,7 @@ class RunningServer:
     @property
     def target(self) -> str:
         """What a client connects to: 'host:port'."""
-        return _address(self.host, self.port)
-
-
-def _address(host: str, port: int) -> str:
-    """'host:port', an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return address_of(self.host, self.port)
 
 
 async def serve(settings: Settings) -> bool:
@@ -128,13 +128,17 @@ async def running_server(
         if settings.metrics_port:
             _start_metrics(settings, application, stack)
         calls = CallInterceptor(application.metrics, settings.max_in_flight, tracer)
+        access = access_of(settings, application.metrics)
         server = grpc.aio.server(
-            interceptors=(calls,),
+            interceptors=(calls,) if access is None else (access, calls),
             options=(
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would share its connections; the second one must fail instead.
                 ("grpc.so_reuseport", 0),
+                # The messages of calls are read before the calls are counted. This bounds what a connection may have
+                # sent; well above what is let in, so that a full server still says that it is.
+                ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
             ),
@@ -145,13 +149,11 @@ async def running_server(
         if settings.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        address = _address(settings.host, settings.port)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise StartError(f"cannot listen on {address}: is the port taken, or the host not ours?") from None
+        port = listen(server, settings)
         await server.start()
-        watching = asyncio.create_task(_report_health(application, probes))
+        if settings.health_port:
+            stack.push_async_callback((await health_server(settings, probes)).stop, None)
+        watching = asyncio.gather(_report_health(application, probes), *([access.watch()] if access else []))
         try:
             yield RunningServer(settings.host, port, application)
         finally:
@@ -192,7 +194,7 @@ def _start_metrics(settings: Settings, application: Application, stack: AsyncExi
     try:
         server, thread = start_http_server(settings.metrics_port, settings.host, registry=application.metrics.registry)
     except OSError as error:
-        address = _address(settings.host, settings.metrics_port)
+        address = address_of(settings.host, settings.metrics_port)
         raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from None
 
     def stop() -> None:
