@@ -6,6 +6,8 @@ statuses with google.rpc details. Anything else that escapes is our own fault, a
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class StartError(Exception):
     """A server that cannot start; the message is one line and says what to change."""
@@ -80,11 +82,11 @@ class CallerLimitError(ServiceError):
     """A caller wants more than its token allows: RESOURCE_EXHAUSTED with RetryInfo.
 
     Attributes:
-        limit: 'rate' or 'calls'.
+        limit: which: calls in a time, or at a time.
         retry_after: seconds after which trying again makes sense.
     """
 
-    def __init__(self, limit: str, description: str, retry_after: float) -> None:
+    def __init__(self, limit: Literal["rate", "calls"], description: str, retry_after: float) -> None:
         self.limit = limit
         self.retry_after = retry_after
         super().__init__(f"{description} is more than this token allows; try again in {retry_after:.2f} s")

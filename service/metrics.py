@@ -26,6 +26,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 DropReason = Literal["deadline", "cancelled", "full", "engine"]
 """Why a row left unserved."""
 
+CallerLimit = Literal["token", "rate", "calls", "size"]
+"""What a caller lacked or exceeded: a known token, calls in a time, calls at a time, bytes of a message."""
+
 RegistryOperation = Literal["create", "get", "list", "delete"]
 RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
 """'invalid' is a caller's page token; 'error' is the registry's own failure."""
@@ -116,7 +119,7 @@ class Metrics(BatchObserver):
         self._callers_refused = Counter(
             "capeserve_callers_refused",
             "Calls over a limit of their token, or without one",
-            ("reason",),
+            ("limit",),
             registry=registry,
         )
         self._registry_healthy = Gauge(
@@ -169,6 +172,8 @@ class Metrics(BatchObserver):
                 self._queue_dropped.labels(component, reason)
         for system in manifest.systems:
             self._instances.labels(system)
+        for limit in get_args(CallerLimit):
+            self._callers_refused.labels(limit)
         for operation in get_args(RegistryOperation):
             for outcome in get_args(RegistryOutcome):
                 self._registry_operations.labels(operation, outcome)
@@ -226,9 +231,9 @@ class Metrics(BatchObserver):
         """Whether the engine answers."""
         self._engine_healthy.set(1 if healthy else 0)
 
-    def caller_refused(self, reason: str) -> None:
-        """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
-        self._callers_refused.labels(reason).inc()
+    def caller_refused(self, limit: CallerLimit) -> None:
+        """A caller was turned away."""
+        self._callers_refused.labels(limit).inc()
 
     def registry_healthy(self, healthy: bool) -> None:
         """Whether the support registry can be used."""

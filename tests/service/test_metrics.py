@@ -142,6 +142,7 @@ def test_the_table_of_labels_lists_every_value_of_those_that_do_not_depend_on_th
     for label, values in {
         "stage": STAGES,
         "reason": get_args(module.DropReason),
+        "limit": get_args(module.CallerLimit),
         "operation": get_args(module.RegistryOperation),
         "outcome": get_args(module.RegistryOutcome),
     }.items():
