@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from cape.v1 import (
     model_service_pb2,
@@ -28,6 +27,7 @@ from service.handlers.calls import CallInterceptor
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
+from service.probes import ServerState, start_http
 from service.requests import Tracer
 from service.settings import Settings
 
@@ -50,6 +50,12 @@ watches, reflection) is cut."""
 
 HEALTH_SECONDS = 1.0
 """How often health is brought into line with the engine."""
+
+LIVENESS = "liveness"
+"""Service of the health protocol that says NOT_SERVING where only a restart helps: while an engine run hangs in this
+process. "" and the services of cape.v1 also say so while Triton is away, which a restart would not bring back."""
+
+STATUSES = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
 
 PING_MILLISECONDS = 10_000
 """Clients may send keepalive pings this often; gRPC's default of 5 minutes throws them out for less."""
@@ -125,8 +131,9 @@ async def running_server(
     async with AsyncExitStack() as stack:
         tracer = tracer or await stack.enter_async_context(open_tracer(settings))
         application = await stack.enter_async_context(open_application(settings, engine, tracer))
+        state = ServerState(application.runner)
         if settings.metrics_port:
-            _start_metrics(settings, application, stack)
+            _start_http(settings, application, state, stack)
         calls = CallInterceptor(application.metrics, settings.max_in_flight, tracer)
         server = grpc.aio.server(
             interceptors=(calls,),
@@ -137,6 +144,7 @@ async def running_server(
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
+                *_connection_age(settings.max_connection_age_seconds),
             ),
         )
         pose = _add_services(server, application, settings)
@@ -151,10 +159,12 @@ async def running_server(
         except RuntimeError:
             raise StartError(f"cannot listen on {address}: is the port taken, or the host not ours?") from None
         await server.start()
+        state.listening = True
         watching = asyncio.create_task(_report_health(application, probes))
         try:
             yield RunningServer(settings.host, port, application)
         finally:
+            state.listening = False
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
@@ -187,30 +197,29 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
     return pose
 
 
-def _start_metrics(settings: Settings, application: Application, stack: AsyncExitStack) -> None:
-    """Serves the metrics to Prometheus until the stack unwinds."""
+def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
+    """gRPC's options for it; a call that runs keeps its connection for as long as it takes."""
+    return (("grpc.max_connection_age_ms", round(seconds * 1000)),) if seconds else ()
+
+
+def _start_http(settings: Settings, application: Application, state: ServerState, stack: AsyncExitStack) -> None:
+    """Serves metrics and probes over HTTP until the stack unwinds."""
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, registry=application.metrics.registry)
+        stop = start_http(settings.host, settings.metrics_port, application.metrics.registry, state)
     except OSError as error:
         address = _address(settings.host, settings.metrics_port)
         raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
     stack.callback(stop)
 
 
 async def _report_health(application: Application, probes: health.aio.HealthServicer) -> None:
-    """Keeps the health service in line with the engine."""
-    reported = None
+    """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
+    reported: tuple[bool, bool] | None = None
     while True:
-        healthy = application.runner.healthy
-        if healthy != reported:
-            status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
-            for service in ("", *SERVICES):
-                await probes.set(service, status)
-            reported = healthy
+        now = application.runner.healthy, not application.runner.hanging
+        if now != reported:
+            healthy, alive = now
+            for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():
+                await probes.set(service, STATUSES[fine])
+            reported = now
         await asyncio.sleep(HEALTH_SECONDS)
