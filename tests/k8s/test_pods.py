@@ -130,9 +130,7 @@ def test_policies_let_in_what_is_served_and_out_what_is_called(built: dict[str, 
     policies = [item["spec"] for item in of_kind(objects, "NetworkPolicy")]
     for workload in workloads(objects):
         labels = workload["spec"]["template"]["metadata"]["labels"]
-        own = [
-            item["spec"] for item in policies if item["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
-        ]
+        own = [spec for spec in policies if matches(spec["podSelector"]["matchLabels"], labels)]
         assert {kind for spec in own for kind in spec["policyTypes"]} == {"Ingress", "Egress"}, workload["metadata"]
         ports = port_numbers(workload)
         let_in = {
