@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into a model repository.",
     "serve": "Serve a model repository over gRPC.",
     "support": "Register, list, show and delete supports.",
+    "token": "Make, list and revoke API tokens.",
     "train": "Train a model on episodes of support and query.",
     "triton": "Serve a model repository with a real Triton, on this machine.",
 }

@@ -16,7 +16,14 @@ from pydantic.fields import FieldInfo
 
 from service.settings import ENVIRONMENT_PREFIX, Settings, SettingsError, load_settings
 
-METAVARS: dict[Any, str] = {int: "N", int | None: "N", float: "SECONDS", Path: "PATH", ByteSize: "SIZE"}
+METAVARS: dict[Any, str] = {
+    int: "N",
+    int | None: "N",
+    float: "SECONDS",
+    Path: "PATH",
+    Path | None: "PATH",
+    ByteSize: "SIZE",
+}
 
 
 def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

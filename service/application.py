@@ -13,7 +13,7 @@ from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching import Batcher
 from service.engine import Engine, RowRunner
-from service.errors import EngineError
+from service.errors import EngineError, StartError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.metrics import Metrics
@@ -29,10 +29,6 @@ from service.support_encoder import SupportEncoder
 from service.supports import Supports
 from service.texts import embedding_cache, text_embedders
 from service.traced_runner import TracedRunner
-
-
-class StartError(Exception):
-    """A server that cannot start; the message is one line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,12 @@ async def open_application(
             definition_cache_bytes=settings.definition_cache_bytes,
             max_page_bytes=settings.max_message_bytes,
             forget=estimator.forget,
+            known=estimator.known,
         )
+        try:
+            await supports.open(metrics.registry_healthy)
+        except RegistryError as error:
+            raise StartError(str(error)) from None
         metrics.watch_cache("texts", texts)
         metrics.watch_cache("supports", tokens)
         metrics.watch_cache("definitions", supports.definitions)
@@ -204,12 +205,19 @@ def open_registry(url: str) -> SupportRegistry:
     """Opens the support registry that a URL names.
 
     Args:
-        url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory.
+        url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory; 'redis://…',
+            'rediss://…' or 'unix://…' for Redis.
 
     Raises:
         RegistryError: the URL means nothing to us, or the registry cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("redis", "rediss", "unix"):
+        try:
+            from service.redis_registry import RedisRegistry
+        except ModuleNotFoundError as error:
+            raise RegistryError(f"registry {scheme}:// needs {error.name}: pip install 'capeserve[redis]'") from None
+        return RedisRegistry(url)
     if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")) or rest == "/":
-        raise RegistryError(f"registry: expected sqlite:///FILE or sqlite://, not {url!r}")
+        raise RegistryError(f"registry: expected sqlite:///FILE, sqlite:// or redis://HOST, not {url!r}")
     return SqliteRegistry(Path(rest[1:]) if rest else None)

@@ -160,6 +160,10 @@ class SingleFlightCache(Generic[Key, Value]):
             self._statistics.evictions += 1
         self._statistics.entries = len(self._values)
 
+    def known(self) -> list[Key]:
+        """Keys of the values that are held, and of those being computed."""
+        return [*self._values, *(key for key in self._flights if key not in self._values)]
+
     def invalidate(self, matches: Callable[[Key], bool]) -> int:
         """Drops the values whose key `matches`, and returns how many.
 

@@ -7,6 +7,10 @@ statuses with google.rpc details. Anything else that escapes is our own fault, a
 from __future__ import annotations
 
 
+class StartError(Exception):
+    """A server that cannot start; the message is one line and says what to change."""
+
+
 class ServiceError(Exception):
     """Base of every error that a caller is told about."""
 
@@ -70,6 +74,28 @@ class QueueFullError(ServiceError):
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__(f"the server is full; try again in {retry_after:.2f} s")
+
+
+class CallerLimitError(ServiceError):
+    """A caller wants more than its token allows: RESOURCE_EXHAUSTED with RetryInfo.
+
+    Attributes:
+        limit: 'rate' or 'calls'.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, limit: str, description: str, retry_after: float) -> None:
+        self.limit = limit
+        self.retry_after = retry_after
+        super().__init__(f"{description} is more than this token allows; try again in {retry_after:.2f} s")
+
+
+class MessageSizeError(ServiceError):
+    """A message larger than its sender's token allows: RESOURCE_EXHAUSTED."""
+
+
+class UnauthenticatedError(ServiceError):
+    """A call without a token, or with one that is not good here: UNAUTHENTICATED."""
 
 
 class DeadlineError(ServiceError):

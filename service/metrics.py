@@ -26,6 +26,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 DropReason = Literal["deadline", "cancelled", "full", "engine"]
 """Why a row left unserved."""
 
+Refusal = Literal["token", "rate", "calls", "size"]
+"""Why a caller was turned away: no token, or over one of its limits."""
+
 RegistryOperation = Literal["create", "get", "list", "delete"]
 RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
 """'invalid' is a caller's page token; 'error' is the registry's own failure."""
@@ -126,6 +129,16 @@ class Metrics(BatchObserver):
             registry=registry,
             buckets=DURATION_BUCKETS,
         )
+        self._registry_healthy = Gauge(
+            "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
+        )
+        self._registry_healthy.set(1)
+        self._callers_refused = Counter(
+            "capeserve_callers_refused",
+            "Calls over a limit of their token, or without one",
+            ("reason",),
+            registry=registry,
+        )
         self._caches = CacheCollector()
         self._performance = PerformanceCollector()
         for collector in (self._caches, self._performance):
@@ -159,6 +172,8 @@ class Metrics(BatchObserver):
                 self._queue_dropped.labels(component, reason)
         for system in manifest.systems:
             self._instances.labels(system)
+        for refusal in get_args(Refusal):
+            self._callers_refused.labels(refusal)
         for operation in get_args(RegistryOperation):
             for outcome in get_args(RegistryOutcome):
                 self._registry_operations.labels(operation, outcome)
@@ -220,3 +235,11 @@ class Metrics(BatchObserver):
         """A call of the registry is over, after `seconds`."""
         self._registry_operations.labels(operation, outcome).inc()
         self._registry_duration.labels(operation).observe(seconds)
+
+    def registry_healthy(self, healthy: bool) -> None:
+        """Whether the support registry can be used."""
+        self._registry_healthy.set(1 if healthy else 0)
+
+    def caller_refused(self, reason: str) -> None:
+        """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
+        self._callers_refused.labels(reason).inc()

@@ -26,6 +26,7 @@ class ObservedRegistry:
         self.get = self._observed("get", registry.get)
         self.list = self._observed("list", registry.list)
         self.delete = self._observed("delete", registry.delete)
+        self.open = registry.open
         self.close = registry.close
 
     def _observed(

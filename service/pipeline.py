@@ -4,7 +4,7 @@ A support set is encoded once, into tokens that a cache keeps. A query then cost
 backbone and one of the pose decoder, and its backbone pass can run while the tokens are still being computed:
 
     (support, trace), queries = await together(
-        estimator.support_tokens(system, name, load, deadline),
+        estimator.support_tokens(system, key, load, deadline),
         estimator.query_features(system, crops, deadline),
     )
     answer = await estimator.estimate(system, support, queries, deadline)
@@ -46,7 +46,7 @@ __all__ = [
 Float: TypeAlias = npt.NDArray[np.float32]
 
 SupportCache: TypeAlias = SingleFlightCache[tuple[str, str], tuple[SupportTokens, SupportTrace]]
-"""Support tokens, and how they were computed, by name of the support and version of the system."""
+"""Support tokens, and how they were computed, by key of the support and version of the system."""
 
 
 def support_cache(max_bytes: int) -> SupportCache:
@@ -138,13 +138,13 @@ class PoseEstimator:
         self._versions = {system: manifest.version(system) for system in manifest.systems}
 
     async def support_tokens(
-        self, system: str, name: str, load: Callable[[], Awaitable[SupportSet]], deadline: float | None = None
+        self, system: str, key: str, load: Callable[[], Awaitable[SupportSet]], deadline: float | None = None
     ) -> tuple[SupportTokens, SupportTrace]:
         """Looks a support's tokens up, or computes them; callers that ask at the same time share the work.
 
         Args:
             system: a system of the manifest.
-            name: the support's name, a digest of its content.
+            key: what the support is known by, see `SupportDefinition.key`; a digest of its content is part of it.
             load: reads and prepares the support; called only when its tokens are not there.
             deadline: event loop time by which they are needed.
 
@@ -156,7 +156,7 @@ class PoseEstimator:
         async def compute() -> tuple[SupportTokens, SupportTrace]:
             return await self._encoder.encode(system, await load(), deadline)
 
-        (tokens, trace), hit = await self._supports.get((name, self._versions[system]), compute, deadline)
+        (tokens, trace), hit = await self._supports.get((key, self._versions[system]), compute, deadline)
         return tokens, SupportTrace(cache_hit=True) if hit else trace
 
     async def query_features(
@@ -188,7 +188,7 @@ class PoseEstimator:
 
         Args:
             system: a system of the manifest.
-            support: the support's name, as for `support_tokens`.
+            support: the support's key, as for `support_tokens`.
             crops: as for `query_features`.
             deadline: event loop time by which they are needed.
 
@@ -237,9 +237,13 @@ class PoseEstimator:
         estimates = tuple(_estimate(row, located) for row in rows)
         return Estimates(estimates, loop.time() - started, _longest_wait(rows))
 
-    def forget(self, name: str) -> None:
+    def forget(self, key: str) -> None:
         """Drops what was computed from a support, for every system: it has been deleted."""
-        self._supports.invalidate(lambda key: key[0] == name)
+        self._supports.invalidate(lambda cached: cached[0] == key)
+
+    def known(self) -> set[str]:
+        """Keys of the supports of which something is kept, or being computed."""
+        return {key for key, _ in self._supports.known()}
 
 
 def _longest_wait(rows: Sequence[RowResult]) -> float:

@@ -75,6 +75,7 @@ def prepare_support(
         edges=definition.edges,
         shots=tuple(shots) if modality_pb2.MODALITY_IMAGE in definition.modalities else (),
         keypoints=len(definition.keypoint_names),
+        owner=definition.owner,
     )
 
 

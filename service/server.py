@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
 
 from cape.v1 import (
     model_service_pb2,
@@ -21,13 +22,14 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
-from service.application import Application, StartError, open_application, open_tracer
+from service.application import Application, open_application, open_tracer
 from service.engine import Engine
+from service.errors import StartError
 from service.handlers.calls import CallInterceptor
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
-from service.probes import ServerState, start_http
+from service.listening import access_of, address_of, health_server, listen
 from service.requests import Tracer
 from service.settings import Settings
 
@@ -56,6 +58,8 @@ LIVENESS = "liveness"
 process. "" and the services of cape.v1 also say so while Triton is away, which a restart would not bring back."""
 
 STATUSES = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
+MIN_STREAMS = 100
+"""Calls that one connection may carry at least, health checks included."""
 
 PING_MILLISECONDS = 10_000
 """Clients may send keepalive pings this often; gRPC's default of 5 minutes throws them out for less."""
@@ -78,12 +82,7 @@ class RunningServer:
     @property
     def target(self) -> str:
         """What a client connects to: 'host:port'."""
-        return _address(self.host, self.port)
-
-
-def _address(host: str, port: int) -> str:
-    """'host:port', an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return address_of(self.host, self.port)
 
 
 async def serve(settings: Settings) -> bool:
@@ -131,17 +130,20 @@ async def running_server(
     async with AsyncExitStack() as stack:
         tracer = tracer or await stack.enter_async_context(open_tracer(settings))
         application = await stack.enter_async_context(open_application(settings, engine, tracer))
-        state = ServerState(application.runner)
         if settings.metrics_port:
-            _start_http(settings, application, state, stack)
+            _start_metrics(settings, application, stack)
         calls = CallInterceptor(application.metrics, settings.max_in_flight, tracer)
+        access = access_of(settings, application.metrics)
         server = grpc.aio.server(
-            interceptors=(calls,),
+            interceptors=(calls,) if access is None else (access, calls),
             options=(
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would share its connections; the second one must fail instead.
                 ("grpc.so_reuseport", 0),
+                # The messages of calls are read before the calls are counted. This bounds what a connection may have
+                # sent; well above what is let in, so that a full server still says that it is.
+                ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
                 *_connection_age(settings.max_connection_age_seconds),
@@ -153,18 +155,14 @@ async def running_server(
         if settings.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        address = _address(settings.host, settings.port)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise StartError(f"cannot listen on {address}: is the port taken, or the host not ours?") from None
+        port = listen(server, settings)
         await server.start()
-        state.listening = True
-        watching = asyncio.create_task(_report_health(application, probes))
+        if settings.health_port:
+            stack.push_async_callback((await health_server(settings, probes)).stop, None)
+        watching = asyncio.gather(_report_health(application, probes), *([access.watch()] if access else []))
         try:
             yield RunningServer(settings.host, port, application)
         finally:
-            state.listening = False
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
@@ -202,13 +200,19 @@ def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
     return (("grpc.max_connection_age_ms", round(seconds * 1000)),) if seconds else ()
 
 
-def _start_http(settings: Settings, application: Application, state: ServerState, stack: AsyncExitStack) -> None:
-    """Serves metrics and probes over HTTP until the stack unwinds."""
+def _start_metrics(settings: Settings, application: Application, stack: AsyncExitStack) -> None:
+    """Serves the metrics to Prometheus until the stack unwinds."""
     try:
-        stop = start_http(settings.host, settings.metrics_port, application.metrics.registry, state)
+        server, thread = start_http_server(settings.metrics_port, settings.host, registry=application.metrics.registry)
     except OSError as error:
-        address = _address(settings.host, settings.metrics_port)
+        address = address_of(settings.host, settings.metrics_port)
         raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
     stack.callback(stop)
 
 

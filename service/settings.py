@@ -70,9 +70,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    metrics_port: int = Field(
-        9464, ge=0, le=65535, description="HTTP port of /metrics, /livez and /readyz, unencrypted; 0 turns it off."
-    )
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
     max_connection_age_seconds: float = Field(
         0.0,
         ge=0,
@@ -80,10 +78,25 @@ class Settings(BaseSettings):
         "are finished; 0: never.",
     )
     reflection: bool = Field(True, description="Let clients list services and read the protos.")
+    health_port: int = Field(
+        0, ge=0, le=65535, description="Another port, of health alone and without TLS, for probes; 0 turns it off."
+    )
+
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain; turns TLS on, read again when replaced."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key.")
+    tls_client_authority: Path | None = Field(
+        None, description="PEM file of the authority whose certificates clients must show (mutual TLS)."
+    )
+    tokens: Path | None = Field(
+        None, description="File that `capeserve token` writes: every call but health needs one of its tokens."
+    )
 
     registry: str = Field(
         default_factory=default_registry,
-        description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), or sqlite:// for memory.",
+        description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), sqlite:// for memory, "
+        "or redis://HOST for several replicas; rediss:// with TLS.",
     )
 
     max_message_bytes: ByteSize = Field(
@@ -145,6 +158,14 @@ class Settings(BaseSettings):
         # Room for the rest of the message, so that a slightly oversized image still gets a field error.
         if self.max_message_bytes < self.max_image_bytes + 1024:
             raise ValueError("max_message_bytes must be larger than max_image_bytes by at least 1024")
+        return self
+
+    @model_validator(mode="after")
+    def _a_certificate_comes_with_its_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key: one is of no use without the other")
+        if self.tls_client_authority is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_authority needs tls_certificate and tls_key")
         return self
 
     def describe(self) -> str:

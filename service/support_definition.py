@@ -39,6 +39,7 @@ class SupportDefinition:
         texts: what a text encoder reads, one per keypoint: the description, or else the name.
         edges: int64 [E, 2], the skeleton as keypoint indices.
         modalities: what models may use, ascending.
+        owner: the tenant that it belongs to, or that sent it along; '' without API tokens.
     """
 
     name: str
@@ -46,9 +47,16 @@ class SupportDefinition:
     texts: tuple[str, ...]
     edges: npt.NDArray[np.int64]
     modalities: tuple[modality_pb2.Modality.ValueType, ...]
+    owner: str = ""
+
+    @property
+    def key(self) -> str:
+        """What caches keep its tokens under. Tenants with the same content do not share them: whoever sends a
+        support and is answered at once would know that somebody else has it."""
+        return cache_key(self.owner, self.name)
 
     @classmethod
-    def of(cls, name: str, support: support_pb2.Support) -> SupportDefinition:
+    def of(cls, name: str, support: support_pb2.Support, owner: str = "") -> SupportDefinition:
         """Takes the definition out of a support that has been checked; its images may be left out."""
         edges = np.array([(edge.start, edge.end) for edge in support.skeleton], dtype=np.int64).reshape(-1, 2)
         return cls(
@@ -57,7 +65,19 @@ class SupportDefinition:
             texts=tuple(keypoint.description.strip() or keypoint.name for keypoint in support.keypoints),
             edges=edges,
             modalities=usable_modalities(support),
+            owner=owner,
         )
+
+
+def cache_key(owner: str, name: str) -> str:
+    """The key of a support in caches: no owner has a slash in its name, every support has one."""
+    return f"{owner}/{name}"
+
+
+def owner_and_name(key: str) -> tuple[str, str]:
+    """What `cache_key` was given."""
+    owner, _, name = key.partition("/")
+    return owner, name
 
 
 def usable_modalities(support: support_pb2.Support) -> tuple[modality_pb2.Modality.ValueType, ...]:

@@ -134,7 +134,7 @@ class SupportEncoder:
         shots = support.shots if "image" in modalities else ()
         images, embeddings = await together(
             encode_images(self._runner, spec, [shot.crop for shot in shots], deadline),
-            self._embed(system, texts, deadline),
+            self._embed(system, texts, deadline, support.owner),
         )
         size = self._manifest.bucket(support.keypoints)
         component = spec.components["support_fusion"]
@@ -152,8 +152,8 @@ class SupportEncoder:
         encoding_wait = max([embeddings.queue_seconds, *(image.waited for image in images)])
         return tokens, SupportTrace(False, len(texts), embeddings.cache_hits, encoding_wait + row.waited)
 
-    async def _embed(self, system: str, texts: Sequence[str], deadline: float | None) -> Embeddings:
-        return await self._embedders[system].embed(texts, deadline) if texts else NO_TEXTS
+    async def _embed(self, system: str, texts: Sequence[str], deadline: float | None, owner: str) -> Embeddings:
+        return await self._embedders[system].embed(texts, deadline, owner) if texts else NO_TEXTS
 
 
 def _image_inputs(

@@ -33,6 +33,7 @@ class SupportSet:
         edges: int64 [E, 2], skeleton as keypoint indices.
         shots: support images; empty when images are not there or not to be used.
         keypoints: K.
+        owner: whose support it is; texts of different owners are cached apart.
     """
 
     name: str
@@ -40,3 +41,4 @@ class SupportSet:
     edges: npt.NDArray[np.int64]
     shots: tuple[Shot, ...]
     keypoints: int
+    owner: str = ""

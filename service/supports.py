@@ -14,8 +14,15 @@ from service.caches import SingleFlightCache
 from service.errors import InvalidFieldError, UnusableSupportError
 from service.images import ImageLimits
 from service.preparation import prepare_support
-from service.registry import Page, SupportRegistry, page_size_of
-from service.support_definition import NAME_PREFIX, SupportDefinition, check_support, content_name
+from service.registry import OwnedName, Page, SupportRegistry, page_size_of
+from service.support_definition import (
+    NAME_PREFIX,
+    SupportDefinition,
+    cache_key,
+    check_support,
+    content_name,
+    owner_and_name,
+)
 from service.support_set import SupportSet
 
 MAX_RESOURCE_NAME = 200
@@ -50,6 +57,7 @@ class Supports:
         definition_cache_bytes: int,
         max_page_bytes: int,
         forget: Callable[[str], None],
+        known: Callable[[], set[str]],
     ) -> None:
         """Puts the parts together.
 
@@ -60,20 +68,30 @@ class Supports:
             pool: threads that decode images.
             definition_cache_bytes: memory for definitions.
             max_page_bytes: a page of a list ends before it grows beyond this.
-            forget: drops what was computed from a support, given its name.
+            forget: drops what was computed from a support, given its key.
+            known: keys of the supports of which something computed is kept.
         """
         self._registry = registry
         self._manifest = manifest
         self._limits = limits
         self._pool = pool
         self._max_page_bytes = max_page_bytes
-        self._forget = forget
+        self._forget_computed = forget
+        self._known_computed = known
         self.definitions: SingleFlightCache[str, SupportDefinition] = SingleFlightCache(
             definition_cache_bytes, size=_size
         )
 
-    async def create(self, support: support_pb2.Support) -> tuple[support_pb2.Support, bool]:
-        """Checks a support, images included, and registers it under its content's name.
+    async def open(self, report: Callable[[bool], None]) -> None:
+        """Opens the registry; see `SupportRegistry.open`.
+
+        Raises:
+            RegistryError: it will never work as it is set up.
+        """
+        await self._registry.open(self._forget, self._known, report)
+
+    async def create(self, owner: str, support: support_pb2.Support) -> tuple[support_pb2.Support, bool]:
+        """Checks a support, images included, and registers it for `owner` under its content's name.
 
         Returns:
             What `SupportRegistry.create` does.
@@ -83,7 +101,7 @@ class Supports:
         """
 
         def check() -> support_pb2.Support:
-            definition = self._define(support)
+            definition = self._define(owner, support)
             prepare_support(support, definition, self._manifest, self._limits)
             checked = support_pb2.Support()
             checked.CopyFrom(support)
@@ -94,62 +112,62 @@ class Supports:
             return checked
 
         checked = await self._in_thread(check)
-        return await self._registry.create(checked)
+        return await self._registry.create(owner, checked)
 
-    async def get(self, name: str, *, pixels: bool) -> support_pb2.Support:
+    async def get(self, owner: str, name: str, *, pixels: bool) -> support_pb2.Support:
         """Returns a registered support.
 
         Raises:
             InvalidFieldError: field 'name', not the name of a support.
-            NotFoundError: no support has that name.
+            NotFoundError: no support of `owner` has that name.
         """
-        return await self._registry.get(_checked_name("name", name), pixels=pixels)
+        return await self._registry.get(owner, _checked_name("name", name), pixels=pixels)
 
-    async def list(self, page_size: int, page_token: str, *, pixels: bool) -> Page:
-        """Returns a page of registered supports, oldest first.
+    async def list(self, owner: str, page_size: int, page_token: str, *, pixels: bool) -> Page:
+        """Returns a page of an owner's registered supports, oldest first.
 
         Raises:
             InvalidFieldError: field 'page_size' or 'page_token'.
         """
         return await self._registry.list(
-            page_size_of(page_size), page_token, pixels=pixels, max_bytes=self._max_page_bytes
+            owner, page_size_of(page_size), page_token, pixels=pixels, max_bytes=self._max_page_bytes
         )
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, owner: str, name: str) -> None:
         """Removes a registered support, and all that was computed from it.
 
         Raises:
             InvalidFieldError: field 'name', not the name of a support.
-            NotFoundError: no support has that name.
+            NotFoundError: no support of `owner` has that name.
         """
         _checked_name("name", name)
         try:
-            await self._registry.delete(name)
+            await self._registry.delete(owner, name)
         finally:
             # Also where it was not there: another process may have deleted it, and left it in our memory.
-            self.definitions.invalidate(lambda key: key == name)
-            self._forget(name)
+            self._forget(owner, name)
 
-    async def registered(self, name: str, deadline: float | None = None) -> SupportSource:
+    async def registered(self, owner: str, name: str, deadline: float | None = None) -> SupportSource:
         """Finds a registered support; from memory where it has been asked for before.
 
         Args:
+            owner: whose support.
             name: 'supports/…'.
             deadline: event loop time until which to wait.
 
         Raises:
             InvalidFieldError: field 'support', not the name of a support.
-            NotFoundError: no support has that name.
+            NotFoundError: no support of `owner` has that name.
         """
         _checked_name("support", name)
 
         async def look_up() -> SupportDefinition:
-            return SupportDefinition.of(name, await self._registry.get(name, pixels=False))
+            return SupportDefinition.of(name, await self._registry.get(owner, name, pixels=False), owner)
 
-        definition, _ = await self.definitions.get(name, look_up, deadline)
+        definition, _ = await self.definitions.get(cache_key(owner, name), look_up, deadline)
 
         async def load() -> SupportSet:
-            support = await self._registry.get(name, pixels=True)
+            support = await self._registry.get(owner, name, pixels=True)
             try:
                 return await self._in_thread(lambda: self._prepare(support, definition))
             except InvalidFieldError as error:
@@ -158,14 +176,14 @@ class Supports:
 
         return SupportSource(definition, load)
 
-    async def inline(self, support: support_pb2.Support) -> SupportSource:
-        """Takes a support that came along with a query.
+    async def inline(self, owner: str, support: support_pb2.Support) -> SupportSource:
+        """Takes a support that came along with a query of `owner`.
 
         Raises:
             InvalidFieldError: field paths relative to the request, 'inline_support…'; from `load` too.
         """
         try:
-            definition = await self._in_thread(lambda: self._define(support))
+            definition = await self._in_thread(lambda: self._define(owner, support))
         except InvalidFieldError as error:
             raise error.within("inline_support") from None
 
@@ -177,9 +195,19 @@ class Supports:
 
         return SupportSource(definition, load)
 
-    def _define(self, support: support_pb2.Support) -> SupportDefinition:
+    def _define(self, owner: str, support: support_pb2.Support) -> SupportDefinition:
         check_support(support, self._manifest, self._limits)
-        return SupportDefinition.of(content_name(support), support)
+        return SupportDefinition.of(content_name(support), support, owner)
+
+    def _forget(self, owner: str, name: str) -> None:
+        """Drops a support that is gone, and what was computed from it."""
+        key = cache_key(owner, name)
+        self.definitions.invalidate(lambda cached: cached == key)
+        self._forget_computed(key)
+
+    def _known(self) -> set[OwnedName]:
+        """The supports of which anything is in memory."""
+        return {owner_and_name(key) for key in (*self.definitions.known(), *self._known_computed())}
 
     def _prepare(self, support: support_pb2.Support, definition: SupportDefinition) -> SupportSet:
         check_support(support, self._manifest, self._limits)

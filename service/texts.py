@@ -25,8 +25,8 @@ TokenisedText: TypeAlias = dict[str, npt.NDArray[np.int64]]
 
 Embedding: TypeAlias = npt.NDArray[np.float32]
 
-EmbeddingCache: TypeAlias = SingleFlightCache[tuple[str, str], tuple[Embedding, float]]
-"""Embeddings, and how long they waited for the engine, by digest of the text encoder and text."""
+EmbeddingCache: TypeAlias = SingleFlightCache[tuple[str, str, str], tuple[Embedding, float]]
+"""Embeddings, and how long they waited for the engine, by owner, digest of the text encoder and text."""
 
 
 def embedding_cache(max_bytes: int) -> EmbeddingCache:
@@ -108,17 +108,22 @@ class TextEmbedder:
         self._runner = runner
         self._cache = cache
 
-    async def embed(self, texts: Sequence[str], deadline: float | None = None) -> Embeddings:
+    async def embed(self, texts: Sequence[str], deadline: float | None = None, owner: str = "") -> Embeddings:
         """Encodes texts, or looks their embeddings up.
+
+        Args:
+            texts: to encode.
+            deadline: event loop time by which they are needed.
+            owner: whose texts; answers say which were known, and that must not tell of other tenants' texts.
 
         Raises:
             DeadlineError, QueueFullError, EngineError: from the runner.
         """
-        new = [text for text in texts if (self._digest, text) not in self._cache]
+        new = [text for text in texts if (owner, self._digest, text) not in self._cache]
         # In a thread: a hundred long descriptions would stop everybody else for 50 ms.
         tokens = await asyncio.to_thread(self._tokenizer.encode, new) if new else []
         inputs = dict(zip(new, tokens, strict=True))
-        entries = await all_of(self._embed(text, inputs.get(text), deadline) for text in texts)
+        entries = await all_of(self._embed(owner, text, inputs.get(text), deadline) for text in texts)
         return Embeddings(
             np.stack([vector for (vector, _), _ in entries]),
             sum(hit for _, hit in entries),
@@ -126,7 +131,7 @@ class TextEmbedder:
         )
 
     async def _embed(
-        self, text: str, inputs: TokenisedText | None, deadline: float | None
+        self, owner: str, text: str, inputs: TokenisedText | None, deadline: float | None
     ) -> tuple[tuple[Embedding, float], bool]:
         async def encode() -> tuple[Embedding, float]:
             # Without inputs the text was in the cache a moment ago, and has been pushed out since.
@@ -135,7 +140,7 @@ class TextEmbedder:
             # A copy: a view would keep the whole batch alive.
             return row.outputs["embeddings"][0].astype(np.float32, copy=True), row.waited
 
-        return await self._cache.get((self._digest, text), encode, deadline)
+        return await self._cache.get((owner, self._digest, text), encode, deadline)
 
 
 def text_embedders(

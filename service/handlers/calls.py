@@ -13,7 +13,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from service.errors import DeadlineError, InvalidFieldError, QueueFullError, UnavailableError
+from service.audit import Audit
+from service.callers import EVERYBODY, Caller, current_caller
+from service.errors import (
+    CallerLimitError,
+    DeadlineError,
+    InvalidFieldError,
+    MessageSizeError,
+    QueueFullError,
+    UnavailableError,
+)
 from service.handlers.identity import identified, identity
 from service.handlers.status import grpc_code, status_of
 from service.metrics import Metrics
@@ -69,6 +78,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """
         self._tracer = tracer
         self._metrics = metrics
+        self._audit = Audit()
         self._max_in_flight = max_in_flight
         self._in_flight = {False: 0, True: 0}
         self._typical_seconds = 0.1
@@ -99,13 +109,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         streams = handler.request_streaming
         behaviour = handler.stream_stream if streams else handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        caller = current_caller()
         return make(
-            identified(self._guarded(behaviour, method, streams), path, self._tracer),
-            request_deserializer=_forgiving(handler.request_deserializer),
+            identified(self._guarded(behaviour, method, streams, caller), path, self._tracer),
+            request_deserializer=_forgiving(handler.request_deserializer, caller.limits.max_message_bytes),
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, behaviour: Behaviour, method: str, streams: bool) -> Behaviour:
+    def _guarded(self, behaviour: Behaviour, method: str, streams: bool, caller: Caller) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
@@ -117,7 +128,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     raise UnavailableError(SHUTTING_DOWN)
                 if self._in_flight[streams] > self._max_in_flight:
                     raise QueueFullError(self._typical_seconds)
-                return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
+                with caller.limits.call():
+                    caller.limits.count_request()
+                    return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
             except asyncio.CancelledError:
                 # gRPC cancels the handler when its deadline passes, too.
                 remaining = context.time_remaining()
@@ -125,6 +138,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:
+                if isinstance(error, CallerLimitError | MessageSizeError):
+                    self._metrics.caller_refused("size" if isinstance(error, MessageSizeError) else error.limit)
                 status = status_of(error)
                 code = grpc_code(status)
                 answer = rpc_status.to_status(status)
@@ -141,14 +156,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
                 level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
                 logger.log(level, "%s %s %.1f ms", method, code.name, seconds * 1e3, extra={"fields": fields})
+                if caller is not EVERYBODY:
+                    self._audit.answered(caller, method, context.peer(), code, seconds)
 
         return guarded
 
 
-def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault."""
+def _forgiving(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Callable[[bytes], Any]:
+    """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault.
+
+    So are messages of more than `max_bytes`, which are not looked into.
+    """
 
     def deserialized(data: bytes) -> Any:
+        if max_bytes is not None and len(data) > max_bytes:
+            return MessageSizeError(f"a message of {len(data):,} bytes; this token allows {max_bytes:,}")
         try:
             return deserialize(data)
         except DecodeError as error:
@@ -158,7 +180,9 @@ def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _decoded(request: Any) -> Any:
-    """A request, unless its bytes were no message: then raises InvalidFieldError."""
+    """A request, unless its bytes were no message, or too many: then raises InvalidFieldError or MessageSizeError."""
+    if isinstance(request, MessageSizeError):
+        raise request
     if isinstance(request, DecodeError):
         raise InvalidFieldError("request", "not a message of the type that this method takes")
     return request

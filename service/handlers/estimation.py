@@ -11,6 +11,7 @@ import numpy as np
 from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, pose_service_pb2
+from service.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
 from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
 from service.handlers.calls import due
@@ -173,9 +174,9 @@ class Estimation:
     async def _source(self, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> SupportSource:
         match request.WhichOneof("support_source"):
             case "support":
-                return await self._supports.registered(request.support, deadline)
+                return await self._supports.registered(current_caller().tenant, request.support, deadline)
             case "inline_support":
-                return await self._supports.inline(request.inline_support)
+                return await self._supports.inline(current_caller().tenant, request.inline_support)
             case _:
                 raise InvalidFieldError("support", "missing: name a support, or send an inline_support")
 
@@ -186,7 +187,7 @@ class Estimation:
         loop = asyncio.get_running_loop()
         started = loop.time()
         with span("support"):
-            tokens, trace = await self._estimator.support_tokens(system, source.definition.name, source.load, deadline)
+            tokens, trace = await self._estimator.support_tokens(system, source.definition.key, source.load, deadline)
             describe_span({"capeserve.support_cache_hit": trace.cache_hit})
         return tokens, trace, loop.time() - started
 
@@ -215,5 +216,5 @@ class Estimation:
         record_span("decode", prepared - started, decoded - started)
         record_span("prepare", prepared - decoded, prepared - decoded)
         with span("backbone"):
-            features = await self._estimator.start_query(system, source.definition.name, pixels, deadline)
+            features = await self._estimator.start_query(system, source.definition.key, pixels, deadline)
         return _Query(shape[0], shape[1], crops, features, decoded - started, prepared - decoded)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
+from service.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
 from service.handlers.estimation import Estimation
@@ -108,8 +109,9 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
     async def _result(
         self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
     ) -> pose_service_pb2.EstimatePoseResult:
-        """Answers one query of several: its failure is part of the answer."""
+        """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         try:
+            current_caller().limits.count_request()
             with span("query"):
                 return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
         except Exception as error:

@@ -5,7 +5,9 @@
 | InvalidFieldError | INVALID_ARGUMENT | BadRequest: the fields and what is wrong with each |
 | NotFoundError | NOT_FOUND | ResourceInfo |
 | UnusableSupportError, MissingModalityError | FAILED_PRECONDITION | PreconditionFailure |
-| QueueFullError | RESOURCE_EXHAUSTED | RetryInfo |
+| QueueFullError, CallerLimitError | RESOURCE_EXHAUSTED | RetryInfo |
+| MessageSizeError | RESOURCE_EXHAUSTED | |
+| UnauthenticatedError | UNAUTHENTICATED | |
 | DeadlineError | DEADLINE_EXCEEDED | |
 | EngineError, UnavailableError | UNAVAILABLE | |
 | anything else | INTERNAL, and a traceback in the log | |
@@ -21,12 +23,15 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from service.errors import (
+    CallerLimitError,
     DeadlineError,
     EngineError,
     InvalidFieldError,
+    MessageSizeError,
     MissingModalityError,
     NotFoundError,
     QueueFullError,
+    UnauthenticatedError,
     UnavailableError,
     UnusableSupportError,
 )
@@ -68,10 +73,15 @@ def status_of(error: Exception) -> status_pb2.Status:
             )
             failure = error_details_pb2.PreconditionFailure(violations=[violation])
             return _status(code_pb2.FAILED_PRECONDITION, reason, str(error), [failure])
-        case QueueFullError():
+        case MessageSizeError():
+            return _status(code_pb2.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE", str(error), [])
+        case UnauthenticatedError():
+            return _status(code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", str(error), [])
+        case QueueFullError() | CallerLimitError():
+            reason = "SERVER_FULL" if isinstance(error, QueueFullError) else "CALLER_LIMIT"
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
-            return _status(code_pb2.RESOURCE_EXHAUSTED, "SERVER_FULL", str(error), [retry])
+            return _status(code_pb2.RESOURCE_EXHAUSTED, reason, str(error), [retry])
         case DeadlineError():
             return _status(code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", str(error), [])
         case EngineError():

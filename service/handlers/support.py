@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cape.v1 import support_service_pb2, support_service_pb2_grpc
+from service.callers import current_caller
 from service.errors import InvalidFieldError
 from service.handlers.calls import Context, deadline_of, due
 from service.supports import Supports
@@ -24,7 +25,7 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
             raise InvalidFieldError("support", "missing")
         try:
             async with due(deadline_of(context, self._default_deadline)):
-                support, existed = await self._supports.create(request.support)
+                support, existed = await self._supports.create(current_caller().tenant, request.support)
         except InvalidFieldError as error:
             raise error.within("support") from None
         return support_service_pb2.CreateSupportResponse(support=support, already_existed=existed)
@@ -35,7 +36,7 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
         """See support_service.proto."""
         pixels = _with_pixels(request.view, default=True)
         async with due(deadline_of(context, self._default_deadline)):
-            support = await self._supports.get(request.name, pixels=pixels)
+            support = await self._supports.get(current_caller().tenant, request.name, pixels=pixels)
         return support_service_pb2.GetSupportResponse(support=support)
 
     async def ListSupports(  # noqa: N802
@@ -44,7 +45,9 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
         """See support_service.proto."""
         pixels = _with_pixels(request.view, default=False)
         async with due(deadline_of(context, self._default_deadline)):
-            page = await self._supports.list(request.page_size, request.page_token, pixels=pixels)
+            page = await self._supports.list(
+                current_caller().tenant, request.page_size, request.page_token, pixels=pixels
+            )
         return support_service_pb2.ListSupportsResponse(supports=page.supports, next_page_token=page.next_page_token)
 
     async def DeleteSupport(  # noqa: N802
@@ -52,7 +55,7 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
     ) -> support_service_pb2.DeleteSupportResponse:
         """See support_service.proto."""
         async with due(deadline_of(context, self._default_deadline)):
-            await self._supports.delete(request.name)
+            await self._supports.delete(current_caller().tenant, request.name)
         return support_service_pb2.DeleteSupportResponse()
 
 

@@ -62,25 +62,10 @@ def test_images_have_a_version(built: dict[str, list[dict]], overlay: str) -> No
 def test_probes_ask_what_the_server_answers(built: dict[str, list[dict]], overlay: str) -> None:
     container = service_container(built[overlay])
     settings = settings_of(built[overlay])
-    ports = port_numbers(named(built[overlay], "Deployment", "capeserve"))
-    expected = {
-        "startupProbe": ("", "/readyz"),
-        "readinessProbe": ("", "/readyz"),
-        "livenessProbe": (LIVENESS, "/livez"),
-    }
-    for name, (service, path) in expected.items():
-        probe = container[name]
-        if "grpc" in probe:
-            assert probe["grpc"] == {"port": settings.port} | ({"service": service} if service else {})
-            assert not hasattr(settings, "tls_certificate") or settings.tls_certificate is None
-        else:
-            assert (ports[probe["httpGet"]["port"]], probe["httpGet"]["path"]) == (settings.metrics_port, path)
-
-
-def test_where_there_is_tls_probes_go_over_http(built: dict[str, list[dict]]) -> None:
-    container = service_container(built["secure"])
-    assert any(variable["name"] == "CAPESERVE_TLS_CERTIFICATE" for variable in container["env"])
-    assert all("httpGet" in container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe"))
+    in_the_clear = settings.health_port if settings.tls_certificate else settings.port
+    expected = {"startupProbe": {}, "readinessProbe": {}, "livenessProbe": {"service": LIVENESS}}
+    for name, service in expected.items():
+        assert container[name]["grpc"] == {"port": in_the_clear} | service, "Kubernetes' probes know no TLS"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -139,7 +124,7 @@ def test_policies_let_in_what_is_served_and_out_what_is_called(built: dict[str, 
             for rule in spec.get("ingress", [])
             for port in rule["ports"]
         }
-        within = {"triton-http"}
+        within = {"triton-http", "health"}
         assert let_in == {number for name, number in ports.items() if name not in within}
     labels = named(objects, "Deployment", "capeserve")["spec"]["template"]["metadata"]["labels"]
     own = [spec for spec in policies if matches(spec["podSelector"]["matchLabels"], labels)]

@@ -11,9 +11,6 @@ from manifest_files import OVERLAYS, ROOT
 
 from service.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 
-COMING = {"CAPESERVE_TLS_CERTIFICATE", "CAPESERVE_TLS_KEY", "CAPESERVE_TLS_CLIENT_AUTHORITY", "CAPESERVE_TOKENS"}
-"""Settings of the security work, which is merged after this; the list goes away with it."""
-
 
 def environment_of(objects: list[dict]) -> dict[str, str]:
     """The service's environment variables; what comes out of a secret is 'secret'."""
@@ -36,8 +33,8 @@ def settings_of(objects: list[dict]) -> Settings:
     """What the server makes of them."""
     ours = {name: value for name, value in environment_of(objects).items() if name.startswith(ENVIRONMENT_PREFIX)}
     known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    assert set(ours) - known <= COMING, f"no such settings: {set(ours) - known - COMING}"
-    with mock.patch.dict(os.environ, {name: value for name, value in ours.items() if name in known}, clear=True):
+    assert set(ours) <= known, f"no such settings: {set(ours) - known}"
+    with mock.patch.dict(os.environ, ours, clear=True):
         return load_settings()
 
 

@@ -1,11 +1,9 @@
-"""What Kubernetes is told: start, readiness and life, over gRPC and over HTTP."""
+"""What Kubernetes is told: readiness, and life, which are not the same."""
 
 from __future__ import annotations
 
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from numpy_engine import NumpyEngine
-from prometheus_client import CollectorRegistry
 
 from cape.v1 import model_service_pb2
-from service.probes import ServerState, start_http
 from service.server import LIVENESS
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import query
@@ -24,59 +20,15 @@ from tests.service.messages import query
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Runner:
-    """What a probe looks at of a runner."""
+def test_triton_away_ends_readiness_but_not_life(tiny_repository: Path) -> None:
+    settings = settings_for(tiny_repository, engine="triton", triton_url="127.0.0.1:1")
+    with LiveServer(settings) as server:
 
-    def __init__(self, healthy: bool = True, hanging: bool = False) -> None:
-        self.healthy, self.hanging = healthy, hanging
+        def status(service: str) -> int:
+            return server.health.Check(health_pb2.HealthCheckRequest(service=service)).status
 
-
-def status_of(address: str, path: str) -> int:
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.mark.parametrize(
-    ("runner", "listening", "ready", "alive"),
-    [
-        (Runner(), True, 200, 200),
-        (Runner(), False, 503, 200),
-        (Runner(healthy=False), True, 503, 200),  # Triton is away: a restart would not bring it back
-        (Runner(healthy=False, hanging=True), True, 503, 503),
-    ],
-)
-def test_readiness_and_life_are_told_apart(runner: Runner, listening: bool, ready: int, alive: int) -> None:
-    state = ServerState(runner)
-    state.listening = listening
-    port = free_port()
-    stop = start_http("127.0.0.1", port, CollectorRegistry(), state)
-    try:
-        address = f"127.0.0.1:{port}"
-        assert (status_of(address, "/readyz"), status_of(address, "/livez")) == (ready, alive)
-        assert status_of(address, "/metrics") == 200
-    finally:
-        stop()
-
-
-def test_a_server_is_ready_while_it_serves_and_gone_when_it_is_not(tiny_repository: Path) -> None:
-    port = free_port()
-    with LiveServer(settings_for(tiny_repository, metrics_port=port)) as server:
-        assert status_of(f"127.0.0.1:{port}", "/readyz") == 200
-        for service in ("", LIVENESS):
-            assert server.health.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
-    with pytest.raises(OSError):
-        status_of(f"127.0.0.1:{port}", "/readyz")
+        assert _soon(lambda: status("") == NOT_SERVING)
+        assert status(LIVENESS) == SERVING, "a restart would not bring Triton back"
 
 
 def test_a_hanging_engine_ends_readiness_and_life_until_it_answers_again(tiny_repository: Path) -> None:

@@ -94,7 +94,7 @@ async def test_a_kept_embedding_does_not_keep_its_whole_batch(embedder: TextEmbe
     cache = embedder._cache
     await embedder.embed(["left eye", "right eye"])
     assert cache.statistics.bytes == 2 * DIMENSION * 4
-    (vector, _), hit = await cache.get(("1" * 64, "left eye"), pytest.fail)
+    (vector, _), hit = await cache.get(("", "1" * 64, "left eye"), pytest.fail)
     assert hit
     assert vector.base is None
 
