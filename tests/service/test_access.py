@@ -261,7 +261,7 @@ def test_who_calls_too_often_is_told_when_to_come_back_and_others_are_not_held_u
     assert 50 < found["RetryInfo"].retry_delay.ToSeconds() <= 100
     assert found["ErrorInfo"].reason == "CALLER_LIMIT"
     assert closed.models.ListModels(request, metadata=bearer(keys.ours)).models
-    assert closed.metric("capeserve_callers_refused_total", limit="rate") >= 1
+    assert closed.metric("capeserve_callers_refused_total", reason="rate") >= 1
 
 
 def test_the_items_of_batches_and_streams_count_too(closed: LiveServer, keys: Keys) -> None:
@@ -330,7 +330,7 @@ def test_every_call_leaves_a_line_in_the_audit_log_and_no_secret_anywhere(
 def test_a_stranger_who_hammers_at_the_door_does_not_fill_the_log(
     closed: LiveServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = closed.metric("capeserve_callers_refused_total", limit="token")
+    before = closed.metric("capeserve_callers_refused_total", reason="token")
     started = time.monotonic()
     request = model_service_pb2.ListModelsRequest()
     for _ in range(300):
@@ -338,7 +338,7 @@ def test_a_stranger_who_hammers_at_the_door_does_not_fill_the_log(
     seconds = time.monotonic() - started
     lines = [record for record in caplog.records if record.name == "service.audit"]
     assert len(lines) <= 50 + 10 * (seconds + 1)
-    assert closed.metric("capeserve_callers_refused_total", limit="token") == before + 300
+    assert closed.metric("capeserve_callers_refused_total", reason="token") == before + 300
 
 
 def test_the_clients_token_opens(closed: LiveServer, keys: Keys) -> None:

@@ -141,12 +141,12 @@ def test_the_table_of_labels_lists_every_value_of_those_that_do_not_depend_on_th
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", TABLE.read_text(), re.MULTILINE))
     for label, values in {
         "stage": STAGES,
-        "reason": get_args(module.DropReason),
-        "limit": get_args(module.CallerLimit),
         "operation": get_args(module.RegistryOperation),
         "outcome": get_args(module.RegistryOutcome),
     }.items():
         assert set(re.findall(r"\w+", re.split("[:;]", rows[label])[0])) == set(values)
+    dropped, refused = (set(re.findall(r"\w+", part.partition(":")[2])) for part in rows["reason"].split(";"))
+    assert (dropped, refused) == (set(get_args(module.DropReason)), set(get_args(module.Refusal)))
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")

@@ -18,11 +18,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cape.v1 import model_service_pb2, pose_service_pb2
+from export.triton.local.server import Ports, triton_server
 from service.requests import TRACE_PARENT
 from service.tracing import OpenTelemetryTracer
 from tests.service.live_server import START, LiveServer, ServerProcess, settings_for
 from tests.service.messages import query
-from tests.service.trace_collectors import GrpcCollector
+from tests.service.trace_collectors import GrpcCollector, HttpCollector
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -150,3 +151,28 @@ def test_the_extra_that_traces_need_is_named(tiny_repository: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert "tracing_endpoint needs opentelemetry: pip install 'capeserve[tracing]'" in finished.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_triton_continues_the_trace(triton_installation, triton_repository: Path, tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    tracer = OpenTelemetryTracer(exporter)
+    with HttpCollector() as collector:
+        with (
+            (tmp_path / "triton.log").open("wb") as log,
+            triton_server(
+                triton_installation,
+                triton_repository,
+                log=log,
+                ports=Ports(0, 0, 0),
+                traces=collector.endpoint,
+            ) as triton,
+        ):
+            settings = settings_for(triton_repository, engine="triton", triton_url=triton.grpc)
+            with LiveServer(settings, tracer=tracer) as server:
+                server.poses.EstimatePose(query(), metadata=SAMPLED)
+        tracer.close()
+        ours = {f"{span.context.span_id:016x}": span.name for span in exporter.get_finished_spans()}
+        theirs = [span for span in collector.spans if span.trace_id.hex() == TRACE]
+        joined = {ours[span.parent_span_id.hex()] for span in theirs if span.parent_span_id.hex() in ours}
+        assert {"run image_backbone", "run text_encoder", "run support_fusion"} <= joined

@@ -1,7 +1,9 @@
-"""OpenTelemetry collectors that keep what they are sent: over gRPC as we send it, over HTTP as Triton does."""
+"""OpenTelemetry collectors that keep what they are sent: over gRPC as we send it, as JSON over HTTP as Triton does."""
 
 from __future__ import annotations
 
+import base64
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,10 +57,9 @@ class HttpCollector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 request = trace_service_pb2.ExportTraceServiceRequest()
-                if "json" in self.headers["Content-Type"]:
-                    json_format.Parse(body, request)
-                else:
-                    request.ParseFromString(body)
+                # OTLP's JSON has identifiers in hexadecimal, where protobuf's has bytes in base64.
+                body = re.sub(rb'("(?:trace|span|parentSpan)Id": *)"([0-9a-f]*)"', _base64, body)
+                json_format.Parse(body, request)
                 collector.spans += spans_of(request)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
@@ -77,6 +78,10 @@ class HttpCollector:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _base64(field: re.Match[bytes]) -> bytes:
+    return field[1] + b'"' + base64.b64encode(bytes.fromhex(field[2].decode())) + b'"'
 
 
 def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> list[trace_pb2.Span]:

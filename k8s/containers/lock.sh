@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Writes the images' dependencies with their hashes, from pyproject.toml: bash k8s/containers/lock.sh (needs uv).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+lock() {
+  local output=$1
+  shift
+  uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 ../../pyproject.toml "$@" --output-file "$output"
+}
+
+lock service.requirements.txt --extra triton --extra tracing --extra redis
+lock exporter.requirements.txt --extra demo
+
+# PyTorch for CPUs comes from its own index and without these: see exporter.Dockerfile.
+awk '/^[a-z]/ { left_out = /^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } !left_out' exporter.requirements.txt > partial
+mv partial exporter.requirements.txt

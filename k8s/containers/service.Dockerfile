@@ -1,0 +1,26 @@
+# The service: no torch, no compiler, no shell tools of its own. Build it from the root of the repository:
+#   docker build -f k8s/containers/service.Dockerfile -t capeserve:dev .
+FROM python:3.11.14-slim-bookworm AS build
+WORKDIR /build
+RUN python -m venv /opt/capeserve
+COPY k8s/containers/service.requirements.txt .
+RUN /opt/capeserve/bin/pip install --no-cache-dir --require-hashes -r service.requirements.txt \
+    && /opt/capeserve/bin/pip install --no-cache-dir --prefix /build/tools hatchling==1.27.0
+COPY pyproject.toml README.md LICENSE ./
+COPY cape cape
+COPY cli cli
+COPY service service
+COPY export export
+COPY benchmarks benchmarks
+COPY model_repository model_repository
+RUN PYTHONPATH=/build/tools/lib/python3.11/site-packages \
+    /opt/capeserve/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.11.14-slim-bookworm
+RUN groupadd --gid 10001 capeserve && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp capeserve
+COPY --from=build /opt/capeserve /opt/capeserve
+ENV PATH=/opt/capeserve/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 50051 9464
+ENTRYPOINT ["capeserve"]
+CMD ["serve"]

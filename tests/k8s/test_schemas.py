@@ -1,0 +1,45 @@
+"""Every overlay builds, and every object in it is one that Kubernetes and the operators take."""
+
+from __future__ import annotations
+
+import json
+
+import kubernetes_validate
+import pytest
+from jsonschema import Draft202012Validator
+from kubernetes_objects import of_kind
+from manifest_files import K8S, OVERLAYS
+
+KUBERNETES = "1.37"
+CUSTOM = {
+    schema["properties"]["kind"]["const"]: schema
+    for schema in (json.loads(path.read_text()) for path in (K8S / "schemas").glob("*.json"))
+}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_fits_its_schema(built: dict[str, list[dict]], overlay: str) -> None:
+    for item in built[overlay]:
+        if item["kind"] in CUSTOM:
+            Draft202012Validator(CUSTOM[item["kind"]]).validate(item)
+        else:
+            kubernetes_validate.validate(item, KUBERNETES, strict=True)
+
+
+def test_a_misspelt_field_would_be_found(built: dict[str, list[dict]]) -> None:
+    (deployment,) = of_kind(built["cpu"], "Deployment")
+    wrong = json.loads(json.dumps(deployment))
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+    (monitor,) = of_kind(built["cpu"], "ServiceMonitor")
+    monitor = json.loads(json.dumps(monitor))
+    monitor["spec"]["endpoints"][0]["intervall"] = "15s"
+    assert not Draft202012Validator(CUSTOM["ServiceMonitor"]).is_valid(monitor)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_lies_in_one_namespace(built: dict[str, list[dict]], overlay: str) -> None:
+    namespaces = {item["metadata"].get("namespace") for item in built[overlay] if item["kind"] != "Namespace"}
+    assert len(namespaces) == 1
+    assert None not in namespaces
