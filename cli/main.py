@@ -30,6 +30,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "accelerate": "train",
+    "litserve": "bench",
     "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""
