@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cape.manifest import Manifest, Role
 from service.engine import Engine
-from service.onnx_engine import OnnxRuntimeEngine
+from service.engines import load_engine
 from service.performance import PAPER, Percentiles
 
 TOKENS = 8
@@ -121,17 +121,19 @@ class Workload:
         return found
 
 
-def open_engine(repository: Path, manifest: Manifest, settings: Mapping[str, object]) -> OnnxRuntimeEngine:
+def open_engine(repository: Path, manifest: Manifest, settings: Mapping[str, Any]) -> Engine:
     """The engine that a server with these settings runs, by itself.
 
     Raises:
-        EngineError: as `OnnxRuntimeEngine`.
+        EngineError: as `load_engine`.
     """
-    return OnnxRuntimeEngine(
+    return load_engine(
+        settings.get("engine", "onnxruntime"),
         repository,
         manifest,
-        threads=settings.get("threads"),  # type: ignore[arg-type]  # settings are of every type
-        providers=settings.get("providers") or None,  # type: ignore[arg-type]
+        threads=settings.get("threads"),
+        providers=settings.get("providers", ()),
+        precision=settings.get("precision", "float32"),
     )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from cape.annotations import read_support
-from cape.support import Box, KeypointDefinition, SupportDefinition, SupportExample
+from cape.manifest import SystemManifest
+from cape.support import Box, KeypointDefinition, Modality, SupportDefinition, SupportExample
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 """Photographs and their annotations, in a checkout."""
@@ -44,9 +45,20 @@ class Workload:
     boxes: tuple[Box, ...]
 
     def unseen(self, number: int) -> SupportDefinition:
-        """The support with other texts: neither its tokens nor its text embeddings can come from a cache."""
-        keypoints = tuple(KeypointDefinition(kp.name, f"{kp.name} {number}") for kp in self.support.keypoints)
+        """The support with other texts: neither its tokens nor its text embeddings can come from a cache.
+
+        A million numbers in a row give different texts, of six tokens as the paper's: numbers below 1000 are words of
+        BERT's vocabulary.
+        """
+        suffix = f"{number // 1000 % 1000} {number % 1000}"
+        keypoints = tuple(KeypointDefinition(kp.name, f"{kp.name} {suffix}") for kp in self.support.keypoints)
         return replace(self.support, keypoints=keypoints)
+
+
+def used_modalities(system: SystemManifest) -> tuple[Modality, ...]:
+    """What a system uses of a support that has everything."""
+    uses: dict[Modality, str] = {"image": system.modalities.image, "text": system.modalities.text}
+    return tuple(modality for modality, use in uses.items() if use != "unused")
 
 
 def workload(
@@ -55,8 +67,7 @@ def workload(
     shots: int = 1,
     boxes: int = 1,
     megapixels: float | None = None,
-    text: bool = True,
-    image: bool = True,
+    modalities: tuple[Modality, ...] = ("image", "text"),
     examples: Path = EXAMPLES,
 ) -> Workload:
     """A support of the astronaut and a query of Grace Hopper.
@@ -66,18 +77,17 @@ def workload(
         shots: support images; the same photograph with other boxes.
         boxes: objects asked for in the query; overlapping crops of one photograph.
         megapixels: size of the query photograph, which is a JPEG of quality 90; None: as it is in the examples.
-        text, image: what of the support the system may use.
+        modalities: what of the support the system uses, see `used_modalities`.
         examples: folder of the photographs.
     """
     names = [f"{side} {part}" for part, side in itertools.product(PARTS, SIDES)][:keypoints]
     example = read_support(examples / f"{SUPPORT_PHOTOGRAPH}.yaml").examples[0]
-    modalities = (("image",) if image else ()) + (("text",) if text else ())
     support = SupportDefinition(
         category="benchmark",
         keypoints=tuple(map(KeypointDefinition, names)),
         skeleton=tuple((start, start + 1) for start in range(keypoints - 1)),
-        examples=tuple(_shot(example, keypoints, shot) for shot in range(shots)) if image else (),
-        modalities=modalities,  # type: ignore[arg-type]  # mypy widens the tuple
+        examples=tuple(_shot(example, keypoints, shot) for shot in range(shots)) if "image" in modalities else (),
+        modalities=modalities,
     )
     query = read_support(examples / f"{QUERY_PHOTOGRAPH}.yaml").examples[0]
     assert query.box is not None

@@ -33,6 +33,7 @@ EXTRAS = {
     "onnxscript": "export",
     "accelerate": "train",
     "peft": "llm",
+    "litserve": "bench",
     "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""

@@ -13,12 +13,12 @@ from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching import Batcher
 from service.engine import Engine, RowRunner
+from service.engines import load_engine
 from service.errors import EngineError, StartError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.metrics import Metrics
 from service.observed_registry import ObservedRegistry
-from service.onnx_engine import OnnxRuntimeEngine
 from service.performance import PerformanceMonitor
 from service.pipeline import PoseEstimator, support_cache
 from service.registry import RegistryError, SupportRegistry
@@ -142,12 +142,15 @@ async def _open_runner(
     if engine is None and settings.engine == "triton":
         return await _connect_triton(settings, manifest, stack)
     if engine is None:
+        assert settings.engine != "triton"
         engine = await asyncio.to_thread(
-            OnnxRuntimeEngine,
+            load_engine,
+            settings.engine,
             settings.repository,
             manifest,
             threads=settings.threads,
-            providers=settings.providers or None,
+            providers=settings.providers,
+            precision=settings.precision,
         )
     stack.callback(engine.close)
     metrics = Metrics(manifest, version=__version__, engine=engine.description)

@@ -2,17 +2,24 @@
 
 Whatever the bytes are, the only error that leaves this module is InvalidFieldError. Limits are checked on the
 header, before anything is decoded: a few kilobytes can claim to be 60,000 × 60,000 pixels.
+
+Large JPEGs need not be decoded in full: their blocks of 8 × 8 pixels can be turned into 4 × 4, 2 × 2 or one pixel for
+a fraction of the time, where a crop of them will be scaled down further anyway.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from cape.geometry import Crop
 from cape.v1 import image_pb2
 from service.errors import InvalidFieldError
 
@@ -36,6 +43,15 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image upright, by its EXIF orientation; 1 is upright already."""
+
+SIDEWAYS = {5, 6, 7, 8}
+"""Orientations whose upright width is the stored height."""
+
+REVERSED_X, REVERSED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
+"""Orientations whose upright x, or y, runs against the stored axis that it comes from."""
+
+REDUCTIONS = (8, 4, 2)
+"""Factors by which a JPEG's sides can be reduced while it is decoded, largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +83,120 @@ def check_image(message: image_pb2.Image, limits: ImageLimits) -> None:
         raise InvalidFieldError(field, f"{len(data):,} bytes; at most {limits.max_bytes:,}")
 
 
-def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Decodes an image of a request. Takes CPU time: call it in a thread.
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """Decoded pixels, and where they lie in the image.
 
-    Returns:
-        RGB, uint8 [H, W, 3], upright (EXIF orientation applied), transparency on white.
+    Attributes:
+        pixels: RGB, uint8 [h, w, 3], upright, transparency on white; not to be written to.
+        reduction: sides of the image ÷ sides of `pixels`, rounded up: 1, 2, 4 or 8.
+        left, top: where the centre of the first pixel lies in the image, in its pixels.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    reduction: int = 1
+    left: float = 0.0
+    top: float = 0.0
+
+    def extract(self, crop: Crop) -> npt.NDArray[np.uint8]:
+        """Cuts a crop of the image out, RGB, uint8 [size, size, 3]."""
+        if self.reduction == 1:
+            return crop.extract(self.pixels)
+        left, top = (crop.left - self.left) / self.reduction, (crop.top - self.top) / self.reduction
+        return Crop(left, top, crop.side / self.reduction, crop.size).extract(self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedImage:
+    """An image whose size is known, and whose pixels are decoded when it is known what they are needed for.
+
+    Attributes:
+        height, width: of the upright image, in pixels.
+        source: a JPEG of which the header has been read, or pixels.
+        orientation: of the JPEG, 1–8.
+    """
+
+    height: int
+    width: int
+    source: JpegImageFile | npt.NDArray[np.uint8]
+    orientation: int = 1
+
+    def decode(self, crops: Sequence[Crop] = ()) -> Photograph:
+        """Decodes the pixels, as few as the crops need; once. Takes CPU time: call it in a thread.
+
+        A JPEG is reduced as long as every crop keeps a pixel for each that it will have: where the crop would have
+        skipped pixels, it now has their means.
+
+        Args:
+            crops: what will be cut out; none for all of the image.
+
+        Raises:
+            InvalidFieldError: field 'encoded', damaged data.
+        """
+        if not isinstance(self.source, JpegImageFile):
+            return Photograph(self.source)
+        room = min(self.height, self.width, *(crop.side / crop.size for crop in crops)) if crops else 1
+        reduction = next((factor for factor in REDUCTIONS if factor <= room), 1)
+        with _decoding():
+            if reduction > 1:
+                # Pillow reduces as far as it can without falling below this size.
+                self.source.draft(None, (self.source.width // reduction, self.source.height // reduction))
+            pixels = _to_rgb(self.source, self.orientation)
+        return self._placed(pixels, reduction)
+
+    def _placed(self, pixels: npt.NDArray[np.uint8], reduction: int) -> Photograph:
+        """Works out where reduced pixels lie. The last ones of a stored row or column may reach beyond the image, and
+        in an image that is turned upright they can be the first."""
+        middle = (reduction - 1) / 2
+        beyond_x = self.width - reduction * pixels.shape[1] if self.orientation in REVERSED_X else 0
+        beyond_y = self.height - reduction * pixels.shape[0] if self.orientation in REVERSED_Y else 0
+        return Photograph(pixels, reduction, middle + beyond_x, middle + beyond_y)
+
+
+def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:
+    """Reads the header of a request's image; decodes what is no JPEG. Takes CPU time: call it in a thread.
 
     Raises:
         InvalidFieldError: field '', 'encoded' or 'raw…', relative to the image message.
     """
     check_image(message, limits)
     if message.WhichOneof("source") == "raw":
-        return _from_raw(message.raw, limits)
-    return _decode(message.encoded, limits)
+        return _opened(_from_raw(message.raw, limits))
+    with _decoding():
+        image = Image.open(io.BytesIO(message.encoded), formats=FORMATS)
+        width, height = image.size
+        _check_size("encoded", height, width, limits)
+        if not isinstance(image, JpegImageFile):
+            # Only the first frame of those that have several. Their orientation may come after the pixels.
+            image.load()
+            return _opened(_to_rgb(image, _orientation(image)))
+        orientation = _orientation(image)
+        if orientation in SIDEWAYS:
+            height, width = width, height
+        return OpenedImage(height, width, image, orientation)
 
 
-def _decode(data: bytes, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Decodes an image file; only the first frame of those that have several."""
+def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.uint8]:
+    """Decodes an image of a request in full. Takes CPU time: call it in a thread.
+
+    Returns:
+        RGB, uint8 [H, W, 3], upright (EXIF orientation applied), transparency on white; not to be written to.
+
+    Raises:
+        InvalidFieldError: field '', 'encoded' or 'raw…', relative to the image message.
+    """
+    return open_image(message, limits).decode().pixels
+
+
+def _opened(pixels: npt.NDArray[np.uint8]) -> OpenedImage:
+    return OpenedImage(pixels.shape[0], pixels.shape[1], pixels)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Turns whatever Pillow raises into an error of the field."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            _check_size("encoded", height, width, limits)
-            return _to_rgb(image)
+        yield
     except InvalidFieldError:
         raise
     except UnidentifiedImageError:
@@ -120,12 +228,11 @@ def _check_size(field: str, height: int, width: int, limits: ImageLimits) -> Non
         raise InvalidFieldError(field, "an image without pixels")
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+def _to_rgb(image: ImageFile.ImageFile, orientation: int) -> npt.NDArray[np.uint8]:
     """Decodes the pixels, converts them to 8-bit RGB and turns them upright."""
     image.load()
     if image.mode in WIDE_MODES:
         raise InvalidFieldError("encoded", "32-bit pixels; use 8 or 16 bits a channel")
-    orientation = _orientation(image)
     pixels: Image.Image = image
     if pixels.mode.startswith("I;16"):
         grey = np.asarray(pixels).astype(np.uint32)
@@ -135,10 +242,11 @@ def _to_rgb(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
         layers = pixels.convert("RGBA")
         pixels = Image.new("RGB", layers.size, "white")
         pixels.paste(layers, mask=layers.getchannel("A"))
-    rgb = pixels.convert("RGB")
+    rgb = pixels if pixels.mode == "RGB" else pixels.convert("RGB")
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
-    return np.array(rgb, dtype=np.uint8)
+    # A view of the one copy that Pillow makes of its pixels.
+    return np.asarray(rgb, dtype=np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, modality_pb2, support_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, read_image
+from service.images import ImageLimits, OpenedImage, open_image
 from service.support_definition import SupportDefinition
 from service.support_set import Shot, SupportSet
 
 
-def crop_around(box: image_pb2.BoundingBox | None, image: npt.NDArray[np.uint8], manifest: Manifest) -> Crop:
+def crop_around(box: image_pb2.BoundingBox | None, image: OpenedImage, manifest: Manifest) -> Crop:
     """The crop of a box of an image, or of the whole image.
 
     Args:
         box: checked by `check_box`; None for the whole image.
-        image: uint8 [H, W, 3].
+        image: gives its size.
 
     Raises:
         InvalidFieldError: field '', a box outside the image.
     """
-    height, width = image.shape[:2]
+    height, width = image.height, image.width
     if box is None:
         box = image_pb2.BoundingBox(x=0, y=0, width=width, height=height)
     elif box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
@@ -34,7 +33,7 @@ def crop_around(box: image_pb2.BoundingBox | None, image: npt.NDArray[np.uint8],
     return Crop.around(box.x, box.y, box.width, box.height, size=manifest.image_size, padding=manifest.box_padding)
 
 
-def query_crops(boxes: Sequence[image_pb2.BoundingBox], image: npt.NDArray[np.uint8], manifest: Manifest) -> list[Crop]:
+def query_crops(boxes: Sequence[image_pb2.BoundingBox], image: OpenedImage, manifest: Manifest) -> list[Crop]:
     """The crops of a query's boxes, in their order; one of the whole image where there are none.
 
     Raises:
@@ -82,10 +81,10 @@ def prepare_support(
 def _shot(example: support_pb2.SupportExample, manifest: Manifest, limits: ImageLimits) -> Shot:
     """Decodes and crops one example."""
     try:
-        image = read_image(example.image, limits)
+        image = open_image(example.image, limits)
     except InvalidFieldError as error:
         raise error.within("image") from None
-    height, width = image.shape[:2]
+    height, width = image.height, image.width
     for index, keypoint in enumerate(example.keypoints):
         for field, value, end in (("x", keypoint.x, width), ("y", keypoint.y, height)):
             if not keypoint.hidden and not 0 <= value <= end:
@@ -97,7 +96,11 @@ def _shot(example: support_pb2.SupportExample, manifest: Manifest, limits: Image
         crop = crop_around(example.box if example.HasField("box") else None, image, manifest)
     except InvalidFieldError as error:
         raise error.within("box") from None
+    try:
+        photograph = image.decode([crop])
+    except InvalidFieldError as error:
+        raise error.within("image") from None
     visible = np.array([not keypoint.hidden for keypoint in example.keypoints], dtype=np.bool_)
     points = np.array([(keypoint.x, keypoint.y) for keypoint in example.keypoints], dtype=np.float64)
     points[~visible] = crop.left, crop.top
-    return Shot(crop=crop.extract(image), keypoints=crop.to_crop(points), visible=visible)
+    return Shot(crop=photograph.extract(crop), keypoints=crop.to_crop(points), visible=visible)

@@ -54,8 +54,12 @@ class Settings(BaseSettings):
 
     repository: Path = Field(description="Folder that `capeserve export` wrote.")
     default_system: str = Field("", description="System that answers requests without a model; empty: the first.")
-    engine: Literal["onnxruntime", "triton"] = Field(
-        "onnxruntime", description="What runs the models: ONNX Runtime in this process, or a Triton server."
+    engine: Literal["onnxruntime", "openvino", "triton"] = Field(
+        "onnxruntime",
+        description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of engine openvino's matrix products; bfloat16 where the CPU has it."
     )
     triton_url: str = Field(
         "127.0.0.1:8001",

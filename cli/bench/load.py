@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,4 +59,4 @@ def load(
         record.write(document(report), tables(report))
 
     report = measure_load(repository, serve, plan, settings, step)
-    show(tables(report), record.write(document(report), tables(report), lambda figure: draw(report, figure)))
+    show(tables(report), record.write(document(report), tables(report), functools.partial(draw, report)))

@@ -41,15 +41,16 @@ def several_repositories(command: Command) -> Command:
 def serves(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the server's settings that change its speed; the command gets `settings`, by name, those that were given."""
 
+    @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="[default: onnxruntime]")
+    @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of engine openvino.")
     @click.option("--provider", help="ONNX Runtime execution provider.  [default: the best that is installed]")
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: one per CPU]")
     @functools.wraps(command)
-    def serving(*, provider: str | None, threads: int | None, **arguments: Any) -> Any:
-        settings: dict[str, object] = {}
+    def serving(*, provider: str | None, **arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in ("engine", "precision", "threads")}
+        settings = {name: value for name, value in given.items() if value is not None}
         if provider is not None:
             settings["providers"] = (provider,)
-        if threads is not None:
-            settings["threads"] = threads
         return command(settings=settings, **arguments)
 
     return serving

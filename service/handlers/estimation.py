@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ from service.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
 from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
 from service.handlers.calls import due
-from service.images import ImageLimits, check_image, read_image
+from service.images import ImageLimits, OpenedImage, check_image, open_image
 from service.metrics import STAGES, Metrics, Stage
 from service.performance import PerformanceMonitor
 from service.pipeline import PoseEstimator, QueryCrops, QueryFeatures, SupportTokens, SupportTrace
@@ -202,19 +204,28 @@ class Estimation:
         loop = asyncio.get_running_loop()
         started = loop.time()
 
-        def decode_and_crop() -> tuple[tuple[int, ...], list[Crop], list[np.ndarray], float]:
-            try:
-                image = read_image(request.image, self._limits)
-            except InvalidFieldError as error:
-                raise error.within("image") from None
-            decoded = loop.time()
+        def decode_and_crop() -> tuple[OpenedImage, list[Crop], list[np.ndarray], float]:
+            with _field("image"):
+                image = open_image(request.image, self._limits)
             crops = query_crops(request.boxes, image, self._manifest)
-            return image.shape, crops, [crop.extract(image) for crop in crops], decoded
+            with _field("image"):
+                photograph = image.decode(crops)
+            decoded = loop.time()
+            return image, crops, [photograph.extract(crop) for crop in crops], decoded
 
-        shape, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
+        image, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
         prepared = loop.time()
         record_span("decode", prepared - started, decoded - started)
         record_span("prepare", prepared - decoded, prepared - decoded)
         with span("backbone"):
             features = await self._estimator.start_query(system, source.definition.key, pixels, deadline)
-        return _Query(shape[0], shape[1], crops, features, decoded - started, prepared - decoded)
+        return _Query(image.height, image.width, crops, features, decoded - started, prepared - decoded)
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Puts a field's name before the paths of what is wrong in it."""
+    try:
+        yield
+    except InvalidFieldError as error:
+        raise error.within(name) from None

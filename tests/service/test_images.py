@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cape.geometry import Crop
 from cape.v1 import image_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, read_image
+from service.images import ImageLimits, open_image, read_image
 from tests.service.messages import encoded, header_png, photograph, raw
 
 LIMITS = ImageLimits(max_bytes=2**20, max_pixels=1_000_000)
@@ -191,3 +192,73 @@ def test_damaged_files_end_in_pixels_or_in_an_invalid_field(form: str) -> None:
             assert read(bytes(damaged)).shape[2] == 3
         except InvalidFieldError as error:
             assert error.violations[0][0] == "encoded"
+
+
+LARGE = ImageLimits(max_bytes=2**24, max_pixels=20_000_000)
+
+
+def disc_photograph(width: int, height: int, x: float, y: float, radius: float) -> np.ndarray:
+    """A soft white disc on black around (x, y)."""
+    rows, columns = np.mgrid[:height, :width]
+    distance = np.hypot(columns - x, rows - y)
+    grey = (255 * np.clip(radius - distance, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def centre(pixels: np.ndarray) -> np.ndarray:
+    """Centre of gravity of the brightness, (x, y)."""
+    rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    weight = pixels[..., 0].astype(float)
+    return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [140.0, 280.0, 600.0])
+def test_a_reduced_jpeg_shows_what_it_shows_in_full_at_the_same_place(orientation: int, side: float) -> None:
+    # Neither side is a multiple of 8: the last block of a stored row reaches beyond the image.
+    stored = disc_photograph(1237, 1003, 640.3, 377.8, 45)
+    data = encoded(stored, "JPEG", quality=95, exif=_exif(orientation))
+    message = image_pb2.Image(encoded=data)
+    full = read_image(message, LARGE)
+    opened = open_image(message, LARGE)
+    assert (opened.height, opened.width) == full.shape[:2]
+    x, y = centre(full)
+    crop = Crop(x - side / 2 - 11.3, y - side / 2 + 7.9, side, 64)
+    photograph = opened.decode([crop])
+    assert photograph.reduction == {140.0: 2, 280.0: 4, 600.0: 8}[side]
+    assert photograph.pixels.shape[0] == -(-full.shape[0] // photograph.reduction)
+    # In pixels of the crop. A shift by half a reduced pixel, the mistake that is easily made, would be 0.4; bilinear
+    # sampling of the full image, which skips pixels, is off by up to 0.12 here.
+    expected = crop.to_crop([x, y]) * crop.size
+    np.testing.assert_allclose(centre(photograph.extract(crop)), expected, atol=0.03)
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_only_a_jpeg_all_of_whose_crops_are_large_is_reduced() -> None:
+    data = encoded(photograph(1200, 900), "JPEG")
+    small, large = Crop(0, 0, 100, 64), Crop(0, 0, 600, 64)
+    for crops, reduction in (([large], 8), ([large, small], 1), ([], 1)):
+        assert open_image(image_pb2.Image(encoded=data), LARGE).decode(crops).reduction == reduction
+    png = image_pb2.Image(encoded=encoded(photograph(1200, 900)))
+    assert open_image(png, LARGE).decode([large]).reduction == 1
+
+
+def test_a_truncated_jpeg_is_refused_when_it_is_decoded() -> None:
+    data = encoded(photograph(1200, 900), "JPEG")
+    opened = open_image(image_pb2.Image(encoded=data[: len(data) // 2]), LARGE)
+    with pytest.raises(InvalidFieldError, match="truncated or damaged"):
+        opened.decode([Crop(0, 0, 600, 64)])
+
+
+def test_a_cmyk_jpeg_is_reduced_too() -> None:
+    picture = Image.fromarray(photograph(1200, 900)).convert("CMYK")
+    crop = Crop(100, 100, 600, 64)
+    opened = open_image(image_pb2.Image(encoded=encoded(picture, "JPEG", quality=95)), LARGE).decode([crop])
+    assert opened.reduction == 8
+    expected = crop.extract(np.asarray(picture.convert("RGB")))
+    assert np.abs(opened.extract(crop).astype(int) - expected).mean() < 4

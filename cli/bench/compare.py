@@ -1,0 +1,83 @@
+"""`capeserve bench compare`: ways to serve one model, side by side."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.bench.options import progress_line, quick, recorded, several_repositories, show
+
+if TYPE_CHECKING:
+    from benchmarks.compare import Result
+    from benchmarks.records import Record
+    from service.engines import EngineName
+
+WITHOUT = ("eager", "compile", "litserve", "triton")
+
+
+@click.command()
+@several_repositories
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="What the repositories were exported from.")
+@click.option(
+    "--untrained",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Instead: the configuration (JSON) whose random weights were exported.",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    type=click.Choice(["onnxruntime", "openvino"]),
+    help="Of this service; repeatable.  [default: every one that is installed]",
+)
+@click.option("--without", multiple=True, type=click.Choice(WITHOUT), help="Leave out; repeatable.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of everybody.  [default: 3; with --quick 1]")
+@click.option("--seconds", type=click.FloatRange(min=0.2), help="Of a turn under load.  [default: 6; with --quick 1]")
+@quick
+@recorded("compare", "Ways to serve one model")
+def compare(
+    repositories: tuple[Path, ...],
+    checkpoint: Path | None,
+    untrained: Path | None,
+    engines: tuple[EngineName, ...],
+    without: tuple[str, ...],
+    rounds: int | None,
+    seconds: float | None,
+    quick: bool,
+    record: Record,
+) -> None:
+    """Measure PyTorch eager, torch.compile, LitServe and this service, taking turns, on the same weights.
+
+    Repositories must have been exported from the checkpoint; several of them are its precisions. PyTorch is as
+    research code runs it: text encoder, support pass, query pass and head with every request. Who cannot take part is
+    named in the result. About 8 minutes for a model of the published size on two CPU cores.
+    """
+    from benchmarks.compare import QUICK, Plan
+    from benchmarks.compare_report import document, draw, tables
+    from benchmarks.contestants.everybody import Choice, Everybody, MismatchError
+    from cli.bench.serving import serve
+
+    if (checkpoint is None) == (untrained is None):
+        raise click.UsageError("give one of --checkpoint and --untrained")
+    plan = QUICK if quick else Plan()
+    plan = replace(plan, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds)
+    source = ("checkpoint", checkpoint) if checkpoint is not None else ("untrained", untrained)
+    choice = Choice(repositories, source, engines, frozenset(without))  # type: ignore[arg-type]  # one of them is there
+    with ExitStack() as stack:
+        try:
+            everybody = Everybody(choice, serve, stack, progress_line)
+        except MismatchError as error:
+            raise click.ClickException(str(error)) from None
+
+        def step(results: list[Result]) -> None:
+            record.write(document(results, everybody.absent, everybody.described), tables(results, everybody.absent))
+
+        results = everybody.measure(plan, step)
+    shown = tables(results, everybody.absent)
+    found = document(results, everybody.absent, everybody.described)
+    show(shown, record.write(found, shown, functools.partial(draw, results)))

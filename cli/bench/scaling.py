@@ -1,0 +1,51 @@
+"""`capeserve bench scaling`: what a request costs as it grows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
+
+if TYPE_CHECKING:
+    from benchmarks.records import Record
+    from benchmarks.scaling import Point
+
+
+@click.command()
+@one_repository
+@serves
+@click.option("--runs", type=click.IntRange(min=1), help="Requests of each kind.  [default: 15; with --quick 3]")
+@click.option("--seconds", type=click.FloatRange(min=0.5), help="Of a throughput run.  [default: 10; with --quick 1.5]")
+@quick
+@recorded("scaling", "What a request costs as it grows")
+def scaling(
+    repository: Path,
+    settings: dict[str, object],
+    runs: int | None,
+    seconds: float | None,
+    quick: bool,
+    record: Record,
+) -> None:
+    """Measure what keypoints, shots, boxes and megapixels cost, and what cores and processes bring.
+
+    About 5 minutes for a model of the published size on two CPU cores; results are written after every value.
+    """
+    from benchmarks.scaling import QUICK, Plan, measure_scaling
+    from benchmarks.scaling_report import document, draw, tables
+    from cli.bench.serving import serve
+
+    plan = QUICK if quick else Plan()
+    plan = replace(plan, runs=runs or plan.runs, seconds=seconds or plan.seconds)
+
+    def step(points: Sequence[Point]) -> None:
+        progress_line(f"{points[-1].quantity}: {points[-1].value:g}")
+        record.write(document(points), tables(points))
+
+    points = measure_scaling(repository, serve, plan, settings, step)
+    show(tables(points), record.write(document(points), tables(points), functools.partial(draw, points)))

@@ -1,0 +1,33 @@
+"""`capeserve bench start`: how long a server takes to serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
+
+if TYPE_CHECKING:
+    from benchmarks.records import Record
+    from benchmarks.start import Start
+
+
+@click.command()
+@one_repository
+@serves
+@click.option("--starts", type=click.IntRange(min=1), help="How often.  [default: 5; with --quick 2]")
+@quick
+@recorded("start", "From the start of a server to its first answers")
+def start(repository: Path, settings: dict[str, object], starts: int | None, quick: bool, record: Record) -> None:
+    """Measure the time from a start to ready and to the first answer; all starts but the first find warm files."""
+    from benchmarks.start import document, measure_starts, tables
+    from cli.bench.serving import serve
+
+    def step(found: list[Start]) -> None:
+        progress_line(f"ready after {found[-1].ready:.2f} s")
+        record.write(document(found), tables(found))
+
+    found = measure_starts(repository, serve, settings, starts or (2 if quick else 5), step)
+    show(tables(found), record.write(document(found), tables(found)))

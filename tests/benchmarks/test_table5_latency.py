@@ -1,0 +1,55 @@
+"""Table 5 again: cold and warm, the service's own cost, and the paper only for systems of its size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.cost import Sizes, measure_cost, published_configuration
+from benchmarks.table5_latency import Latency, SystemLatency
+from benchmarks.table5_latency_report import HEADER, document, tables
+from cli.main import main
+from service.performance import Percentiles
+
+
+def latency(engine: float, trip: float) -> Latency:
+    return Latency(*(Percentiles(100, value, value, value) for value in (engine, trip, trip)))
+
+
+ROW = SystemLatency(
+    "flf", "flf", "e", "float32", "swinv2-s", 195_000_000, latency(0.2, 0.21), latency(0.04, 0.0409), None
+)
+
+
+def test_the_paper_is_a_row_of_the_published_size_only() -> None:
+    cost = measure_cost(published_configuration("flf"), Sizes())
+    cold, warm = (dict(zip(HEADER, row, strict=True)) for row in tables([replace(ROW, cost=cost)])[0].rows)
+    assert (warm["paper"], warm["× paper"], warm["FPS"]) == ("61.35", "1.50", "24.45")
+    assert (cold["engine alone"], cold["service"]) == ("200.00", "10.00")
+    assert warm["service"] == "0.90"
+    assert (cold["× 10⁹ MACs"], warm["× 10⁹ MACs"]) == ("37.97", "13.75")
+    other = dict(zip(HEADER, tables([ROW])[0].rows[1], strict=True))
+    assert other["paper"] == other["× paper"] == other["× 10⁹ MACs"] == "–"
+    found = document([ROW])["systems"][0]
+    assert found["warm"]["service_cost"] == pytest.approx(0.0009)
+    assert found["paper_seconds"] is None
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_command_measures_engine_and_server_in_turns(tiny_repository: Path, tmp_path: Path, engine: str) -> None:
+    command = ["bench", "latency", "--repository", str(tiny_repository), "--runs", "11", "--engine", engine]
+    result = CliRunner().invoke(main, [*command, "--threads", "1", "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads((tmp_path / "latency.json").read_text())["systems"]
+    assert found["engine"].startswith(engine)
+    for kind in ("cold", "warm"):
+        for way in ("engine", "round_trip", "server"):
+            assert found[kind][way]["count"] == 11
+            assert found[kind][way]["p50"] > 0
+        assert found[kind]["server"]["p50"] < found[kind]["round_trip"]["p50"]
+    assert found["warm"]["engine"]["p50"] < found["cold"]["engine"]["p50"]
+    assert (tmp_path / "latency.md").read_text().count("| flf, flf |") == 2
