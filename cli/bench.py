@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from cli.capellm_bench import capellm
 from cli.consoles import console
 from cli.server_process import server_process
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 @click.group()
 def bench() -> None:
     """Measure what systems cost."""
+
+
+bench.add_command(capellm)
 
 
 @bench.command()
