@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table as ConsoleTable
@@ -29,6 +29,11 @@ from cape.modalities import MissingModalityError
 from cli.connection import secures
 from cli.consoles import console, step_progress
 
+if TYPE_CHECKING:
+    import torch
+
+    from cape.models.capellm.decoding import Readout
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -50,7 +55,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--split", help="Part of the data: of a COCO file what its images say; else train, val or test.")
 @click.option("--fold", type=click.IntRange(1, 5), help="Which of MP-100's five splits.")
 @click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
-@click.option("--shots", type=int, help="Support images of an episode.  [default: 1]")
+@click.option("--shots", type=int, help="Support images of an episode; 0: queries alone.  [default: 1]")
 @click.option("--episodes", type=int, help="Episodes of a category.  [default: 200]")
 @click.option("--queries", type=int, help="Queries of an episode.  [default: 15]")
 @click.option("--seed", type=int, help="Of the pairs.  [default: 1]")
@@ -64,6 +69,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--device", default="", help="Where a checkpoint runs: cpu, cuda.  [default: cuda if there is one]")
 @click.option("--text-encoder", type=_FOLDER, help="Hugging Face folder, where a .pth file brings no text encoder.")
 @click.option("--tokenizer", type=_FILE, help="tokenizer.json, where the checkpoint does not bring one.")
+@click.option(
+    "--readout",
+    type=click.Choice(["greedy", "expectation"]),
+    help="CapeLLM checkpoints: the most probable digits, or the mean over digits.  [default: greedy]",
+)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write JSON, Markdown and pictures.")
 @click.option("--pictures", type=click.IntRange(0), default=0, help="Draw so many best and worst predictions.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -135,7 +145,7 @@ def _estimator(
     """What makes the predictions; closed on leaving."""
     estimator: Estimator
     if configuration.checkpoint is not None:
-        estimator = _checkpoint_estimator(configuration.checkpoint, device, text_encoder, tokenizer)
+        estimator = _checkpoint_estimator(configuration, configuration.checkpoint, device, text_encoder, tokenizer)
     elif configuration.repository is not None:
         from benchmarks.exported import ExportedEstimator
 
@@ -149,19 +159,38 @@ def _estimator(
         yield estimator
 
 
-def _checkpoint_estimator(path: Path, device: str, text_encoder: Path | None, tokenizer: Path | None) -> Estimator:
+def _checkpoint_estimator(
+    configuration: EvaluationConfiguration, path: Path, device: str, text_encoder: Path | None, tokenizer: Path | None
+) -> Estimator:
     try:
         import torch
 
+        from cape.capellm.configuration import is_capellm
         from cape.evaluation.checkpoint import CheckpointEstimator
         from cli.checkpoints import load_any
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[export]'") from None
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if is_capellm(path):
+            return _capellm_estimator(path, chosen, configuration.readout)
         return CheckpointEstimator(load_any(path, text_encoder, tokenizer), chosen)
     except RuntimeError as error:
         raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from None
+
+
+def _capellm_estimator(path: Path, device: torch.device, readout: Readout) -> Estimator:
+    from cape.checkpoints import CheckpointError
+
+    try:
+        from cape.evaluation.capellm import CapeLlmEstimator
+        from cape.models.capellm.checkpoint import load_capellm
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
+    try:
+        return CapeLlmEstimator(load_capellm(path), device, readout)
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _in_tenths(report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:

@@ -6,6 +6,7 @@ rank 8 on query and value, names and descriptions in the base instruction, coord
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,6 +139,15 @@ class CapeLlmConfiguration(_Strict):
     max_keypoints: int = Field(default=100, ge=1)
     box_padding: float = Field(default=1.25, gt=0, description="Side of the crop ÷ longer side of the box.")
     trained: bool = Field(default=False, description="False: the weights are random and answers mean nothing.")
+
+
+def is_capellm(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a CapeLLM."""
+    try:
+        document = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("system") == SYSTEM
 
 
 def parse_capellm_configuration(document: str | bytes, source: Path | str) -> CapeLlmConfiguration:

@@ -67,16 +67,18 @@ def draw_pairs(
 
     Args:
         dataset: what to draw from.
-        shots: support objects of an episode.
+        shots: support objects of an episode; 0 for queries alone, of models that need no support image.
         episodes: episodes of a category.
         queries: queries of an episode.
         seed: of the generator.
 
     Raises:
-        ValueError: a count is less than 1.
+        ValueError: a count is less than 1, or `shots` less than 0.
         DatasetError: no category has enough objects.
     """
-    for name, value in (("shots", shots), ("episodes", episodes), ("queries", queries)):
+    if shots < 0:
+        raise ValueError(f"shots: at least 0, not {shots}")
+    for name, value in (("episodes", episodes), ("queries", queries)):
         if value < 1:
             raise ValueError(f"{name}: at least 1, not {value}")
     generator = random.Random(seed)

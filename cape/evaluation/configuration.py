@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,11 +31,14 @@ class EvaluationConfiguration(BaseModel):
     target: str | None = Field(None, description="host:port of a running service, called over gRPC.")
     model: str = Field("", description="models/{system} of a repository or service; empty: its default.")
     data: DataSource
-    shots: int = Field(1, ge=1, le=16, description="Support images of an episode.")
+    shots: int = Field(1, ge=0, le=16, description="Support images of an episode; 0: queries alone.")
     episodes: int = Field(EPISODES, ge=1, description="Episodes of a category.")
     queries: int = Field(QUERIES, ge=1, description="Queries of an episode.")
     seed: int = Field(SEED, description="Of the pairs, and of variations.")
     variations: tuple[VariationName, ...] = Field((), description="Also measured, on the same pairs.")
+    readout: Literal["greedy", "expectation"] = Field(
+        "greedy", description="CapeLLM checkpoints: the most probable digits, or the mean over digits."
+    )
     missing_share: float = Field(0.5, gt=0, le=1, description="Share of texts that `missing_texts` takes away.")
 
     @model_validator(mode="after")

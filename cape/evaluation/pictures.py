@@ -57,7 +57,7 @@ def _of_different_queries(results: Sequence[PairResult], indices: Sequence[int],
 
 def _picture(result: PairResult, dataset: KeypointDataset, title: str) -> Pixels:
     category = dataset.categories[result.category]
-    support, query = dataset.load(result.supports[0]), dataset.load(result.query)
+    query = dataset.load(result.query)
     shots = f", shot 1 of {len(result.supports)}" if len(result.supports) > 1 else ""
     predicted = draw_pose(
         query.image,
@@ -70,13 +70,11 @@ def _picture(result: PairResult, dataset: KeypointDataset, title: str) -> Pixels
         box=query.box,
         focus=_focus(query.box),
     )
-    return side_by_side(
-        [
-            (f"support: {category.name}{shots}", _annotated(support, category)),
-            (title, predicted),
-            ("annotated", _annotated(query, category)),
-        ]
-    )
+    supports = [
+        (f"support: {category.name}{shots}", _annotated(dataset.load(support), category))
+        for support in result.supports[:1]
+    ]
+    return side_by_side([*supports, (title, predicted), ("annotated", _annotated(query, category))])
 
 
 def _annotated(found: AnnotatedObject, category: Category) -> Pixels:

@@ -15,7 +15,9 @@ from cape.data.dataset import Category
 from cape.evaluation.texts import meaningless, misspelt, reworded
 from cape.support import KeypointDefinition, Modality, SupportDefinition
 
-VariationName: TypeAlias = Literal["paraphrased", "misspelt", "missing_texts", "no_texts", "no_image"]
+VariationName: TypeAlias = Literal[
+    "paraphrased", "misspelt", "missing_texts", "renamed", "names_only", "no_texts", "no_image"
+]
 
 VARIATIONS: tuple[VariationName, ...] = get_args(VariationName)
 
@@ -57,6 +59,10 @@ def variation(name: VariationName, missing_share: float) -> Variation:
             return _remove_texts(support, missing_share, generator)
 
         return Variation(name, description, "text", remove)
+    if name == "renamed":
+        return Variation(name, "every keypoint by another name, descriptions as they are", "text", _rename)
+    if name == "names_only":
+        return Variation(name, "names without descriptions", "text", _without_descriptions)
     if name == "no_texts":
         return Variation(name, "no texts: only the support images may be used", "text", _only_images)
     return Variation(name, "no support image: only the texts may be used", "image", _only_texts)
@@ -82,6 +88,24 @@ def _remove_texts(support: SupportDefinition, share: float, generator: random.Ra
         for index, keypoint in enumerate(support.keypoints)
     ]
     return _with_texts(support, texts)
+
+
+def _rename(support: SupportDefinition, category: Category, generator: random.Random) -> SupportDefinition:
+    """Names in other words of the same meaning (CapeLLM, section 4.4, Figure 4); systems that read one text a
+    keypoint read the description, and answer as before where there is one."""
+    renamed = []
+    for index, keypoint in enumerate(support.keypoints):
+        written = category.paraphrases[index] if index < len(category.paraphrases) else ()
+        other = generator.choice(written) if written else reworded(keypoint.name, category.name, generator)
+        renamed.append(KeypointDefinition(other, keypoint.description))
+    return replace(support, keypoints=tuple(renamed))
+
+
+def _without_descriptions(
+    support: SupportDefinition, category: Category, generator: random.Random
+) -> SupportDefinition:
+    """Names alone (CapeLLM, Table 3, without description)."""
+    return replace(support, keypoints=tuple(KeypointDefinition(keypoint.name) for keypoint in support.keypoints))
 
 
 def _only_images(support: SupportDefinition, category: Category, generator: random.Random) -> SupportDefinition:

@@ -7,6 +7,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "capellm": "Measure CapeLLM's decoding against a prompt a keypoint.",
     "cost": "Count parameters and multiply-adds beside the paper's Table 5.",
     "systems": "Measure every system in every form: counted, exported, served.",
     "engine": "Measure engines by themselves.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cape.capellm.configuration import SYSTEM, CapeLlmConfiguration, parse_capellm_configuration
+from cape.capellm.configuration import CapeLlmConfiguration, parse_capellm_configuration
 from cape.capellm.tokenizer import CapeLlmTokenizer, TokenizerError
 from cape.checkpoints import CONFIGURATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, CheckpointError, file_digest
 from cape.configuration import BackboneConfiguration, ConfigurationError
@@ -37,15 +36,6 @@ class CapeLlmCheckpoint(NamedTuple):
     tokenizer: CapeLlmTokenizer
     source: Path
     sha256: str
-
-
-def is_capellm(folder: Path) -> bool:
-    """Whether a checkpoint folder holds a CapeLLM."""
-    try:
-        document = json.loads((folder / CONFIGURATION_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.get("system") == SYSTEM
 
 
 def untrained_capellm(configuration: CapeLlmConfiguration, seed: int = 0) -> CapeLlm:

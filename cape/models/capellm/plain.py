@@ -27,10 +27,13 @@ def locate_plainly(
     image_tokens: Tensor,
     opening: Sequence[int],
     questions: Sequence[Sequence[int]],
+    *,
+    new_tokens: int = NEW_TOKENS,
 ) -> Located:
     """Finds keypoints of B images one after the other; arguments as for `decoding.locate`, and so the order.
 
-    An answer that is not well-formed gives NaN, and the mean probability of all its tokens as a score.
+    An answer ends after `new_tokens` at the latest. One that is not well-formed gives NaN, and the mean probability
+    of all its tokens as a score.
     """
     cost = DecodingCost()
     keypoints, scores, answers = [], [], []
@@ -41,7 +44,7 @@ def locate_plainly(
             generated = model.language.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=model.device),
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=new_tokens,
                 do_sample=False,
                 eos_token_id=tokenizer.end,
                 pad_token_id=tokenizer.end,

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Dinov2Model
 
+from cape.capellm.configuration import CapeLlmConfiguration
 from cape.capellm.coordinates import KEYPOINT_TOKEN
 from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.instructions import OUTLINE, QUESTIONS
@@ -66,14 +68,22 @@ def begin(
     return model, tokenizer
 
 
+def own_tokenizer(model: CapeLlmConfiguration, categories: Iterable[Category]) -> Tokenizer:
+    """A vocabulary as large as the language model's, made from the words of some categories.
+
+    Raises:
+        TokenizerError: it has no room for all numbers.
+    """
+    return train_tokenizer(_words(categories), model, int(model.language.architecture["vocab_size"]))
+
+
 def _tokenizer(configuration: CapeLlmTrainingConfiguration, categories: Iterable[Category]) -> CapeLlmTokenizer:
     model, beginning = configuration.model, configuration.beginning
     path = beginning.tokenizer
     if path is None and beginning.language_folder is not None:
         path = beginning.language_folder / TOKENIZER_FILE
     if path is None:
-        own = train_tokenizer(_words(categories), model, int(model.language.architecture["vocab_size"]))
-        return CapeLlmTokenizer(own, model)
+        return CapeLlmTokenizer(own_tokenizer(model, categories), model)
     if model.instruction.answer == "text":
         return CapeLlmTokenizer.read(path, model)
     plain = model.model_copy(update={"instruction": model.instruction.model_copy(update={"answer": "text"})})

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cape.capellm.configuration import is_capellm
 from cape.checkpoints import CheckpointError
 from cape.models.capellm.adapters import add_adapters, merged_state
-from cape.models.capellm.checkpoint import is_capellm, load_capellm, save_capellm, untrained_capellm
+from cape.models.capellm.checkpoint import load_capellm, save_capellm, untrained_capellm
 from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.support import SupportDefinition
 from tests.cape.capellm.conftest import Learnt, tiny

@@ -80,7 +80,12 @@ def test_a_data_set_without_enough_objects_is_refused():
         draw_pairs(Listed(5, 3), shots=5)
 
 
-@pytest.mark.parametrize("name", ["shots", "episodes", "queries"])
-def test_counts_start_at_one(name):
-    with pytest.raises(ValueError, match=f"{name}: at least 1, not 0"):
-        draw_pairs(Listed(20), **{name: 0})
+@pytest.mark.parametrize(("name", "least"), [("shots", 0), ("episodes", 1), ("queries", 1)])
+def test_counts_have_a_least_value(name, least):
+    with pytest.raises(ValueError, match=f"{name}: at least {least}, not {least - 1}"):
+        draw_pairs(Listed(20), **{name: least - 1})
+
+
+def test_queries_can_come_without_supports():
+    plan = draw_pairs(Listed(20), shots=0, episodes=2, queries=3)
+    assert [(episode.supports, len(episode.queries)) for episode in plan.episodes] == [((), 3)] * 2

@@ -39,7 +39,7 @@ def test_another_kind_of_data_replaces_the_files(tmp_path):
         ({"data": COCO}, "one of checkpoint, repository and target is needed, not none"),
         ({"data": COCO, "checkpoint": "c", "target": "t"}, "not checkpoint and target"),
         ({"checkpoint": "c"}, "data.annotations: Field required"),
-        ({"checkpoint": "c", "data": COCO, "shots": 0}, "shots: Input should be greater"),
+        ({"checkpoint": "c", "data": COCO, "shots": -1}, "shots: Input should be greater"),
         ({"checkpoint": "c", "data": COCO, "variations": ["blurred"]}, "variations.0: Input should be 'paraphrased'"),
         ({"checkpoint": "c", "data": {**COCO, "fold": 2}}, "data.fold: Extra inputs"),
     ],
@@ -70,4 +70,7 @@ def test_the_shipped_configurations_are_complete_but_for_paths():
     assert isinstance(mp100.data, Mp100Source) and mp100.data.fold == 2
     robustness = read_configuration(CONFIGURATIONS / "robustness.yaml", {"target": "t"})
     assert isinstance(robustness.data, SyntheticSource) and len(robustness.variations) == 5
-    assert {path.name for path in CONFIGURATIONS.iterdir()} == {"coco_person.yaml", "mp100.yaml", "robustness.yaml"}
+    capellm = read_configuration(CONFIGURATIONS / "capellm.yaml", {"checkpoint": "c"})
+    assert capellm.shots == 0 and "renamed" in capellm.variations
+    known = {"capellm.yaml", "coco_person.yaml", "mp100.yaml", "robustness.yaml"}
+    assert {path.name for path in CONFIGURATIONS.iterdir()} == known

@@ -24,11 +24,11 @@ def texts(support) -> list[str]:
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_a_variation_is_the_same_from_the_same_seed_and_keeps_the_names(name):
+def test_a_variation_is_the_same_from_the_same_seed_and_keeps_names_unless_it_is_about_them(name):
     support, first = changed(name)
     _, second = changed(name)
     assert texts(first) == texts(second)
-    assert first.names == support.names
+    assert (first.names == support.names) == (name != "renamed")
     assert first.skeleton == support.skeleton
 
 
@@ -69,6 +69,15 @@ def test_other_texts_are_reworded_by_rule():
 def test_a_share_of_the_texts_is_missing(share, expected):
     _, support = changed("missing_texts", share)
     assert sum(text.startswith("keypoint ") for text in texts(support)) == expected
+
+
+def test_descriptions_are_taken_away_and_names_replaced():
+    support, renamed = changed("renamed", category=1)
+    assert renamed.names == tuple(f"the corner {index}" for index in range(4))
+    assert [k.description for k in renamed.keypoints] == [k.description for k in support.keypoints]
+    support, bare = changed("names_only")
+    assert bare.names == support.names
+    assert not any(keypoint.description for keypoint in bare.keypoints)
 
 
 def test_whole_modalities_are_taken_away():
