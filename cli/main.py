@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "Turn a checkpoint into a model repository.",
     "pack": "Store a checkpoint in half precision, to hand it on.",
     "serve": "Serve a model repository over gRPC.",
+    "soak": "Send mixed traffic under random faults, and count what becomes of it.",
     "support": "Register, list, show and delete supports.",
     "token": "Make, list and revoke API tokens.",
     "train": "Train a model on episodes of support and query.",
