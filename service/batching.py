@@ -38,6 +38,10 @@ SETTLING_TURNS = 12
 in the batch needs about six to come back with its next step. Chosen at once, the next batch would always be
 that of a new request."""
 
+MARGIN = 1.15
+"""Factor on the time that a new request is expected to take until its answer. Runs differ by some percent, and under
+overload those let in all stand where the estimate just fits."""
+
 TOO_LATE = "the deadline has passed, or is too close for an answer"
 
 UNKNOWN_RETRY = 1.0
@@ -98,9 +102,15 @@ class Batcher:
         order = sorted(last_role, key=lambda name: -last_role[name])
         self._queues = {name: RowQueue(manifest.components[name].max_batch_size) for name in order}
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
+        self._followers = {
+            system.components["image_backbone"]: system.components["pose_decoder"]
+            for system in manifest.systems.values()
+            if {"image_backbone", "pose_decoder"} <= system.components.keys()
+        }
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], tuple[str, int, float]] = {}
         self._hanging = 0
         self._pending: set[asyncio.Future[RowResult]] = set()
         self._settling = False
@@ -170,7 +180,7 @@ class Batcher:
         self._pending.add(row.future)
         row.future.add_done_callback(self._pending.discard)
         if deadline is not None:
-            latest_start = deadline - queue.least_run_time(row.submitted)
+            latest_start = deadline - queue.run_time(1, row.submitted)
             row.timer = loop.call_at(latest_start, self._expire, row, deadline)
         self._dispatch_after(turns=0)
         try:
@@ -194,7 +204,7 @@ class Batcher:
             raise EngineError(row.component, "the server is shutting down")
         if not self.healthy:
             raise EngineError(row.component, "the engine does not answer")
-        if self._is_late(row, row.submitted):
+        if self._is_late(row, row.submitted) or self._would_be_late(row, row.submitted):
             self._observer.row_dropped(row.component, "deadline")
             raise DeadlineError(TOO_LATE)
         if row.component in self._entrances and self.queued >= self._max_queue:
@@ -206,7 +216,37 @@ class Batcher:
         """Whether a row that starts now cannot be done by its deadline."""
         if row.deadline is None:
             return False
-        return row.deadline <= now + self._queues[row.component].least_run_time(now)
+        return row.deadline <= now + self._queues[row.component].run_time(1, now)
+
+    def _would_be_late(self, row: Row, now: float) -> bool:
+        """Whether a new request stands too far back in the queue to be answered by its deadline.
+
+        Were it let in, it would be served too late, or just in time for the one behind it to be too late: under
+        overload a server would work all the time and answer next to nobody. Where nothing runs nobody stands in line.
+        """
+        if row.deadline is None or row.component not in self._entrances or not self._running:
+            return False
+        own = self._queues[row.component]
+        # Its batch will be as large as batches are, for others come after it.
+        ahead, place = divmod(own.rows, own.full_batch)
+        rows = ahead * own.full_batch + max(place + 1, min(own.usual_batch, own.full_batch))
+        seconds = own.serving_time(rows, now)
+        if follower := self._followers.get(row.component):
+            under_way = sum(size for component, size, _ in self._running.values() if component == row.component)
+            waiting = self._queues[follower].rows
+            seconds += self._queues[follower].serving_time(rows + under_way + waiting, now)
+        for component, size, started in self._running.values():
+            seconds += max(0.0, started + self._queues[component].run_time(size, now) - now)
+        return now + MARGIN * seconds / self._engine.concurrency > row.deadline
+
+    def _cannot_finish(self, row: Row, batch: int, now: float) -> bool:
+        """Whether a row whose batch starts now, with so many rows, will not be answered by its deadline."""
+        if row.deadline is None:
+            return False
+        seconds = self._queues[row.component].run_time(batch, now)
+        if follower := self._followers.get(row.component):
+            seconds += self._queues[follower].run_time(batch, now)
+        return row.deadline <= now + seconds
 
     def _expire(self, row: Row, deadline: float) -> None:
         """Fails a row whose time is up: a waiting one a run's length before its deadline, others at it."""
@@ -236,12 +276,15 @@ class Batcher:
             self._dispatch_after(0)
             return
         while len(self._runs) < self._engine.concurrency and (batch := self._next_batch()):
-            run = asyncio.get_running_loop().create_task(self._run(batch))
+            loop = asyncio.get_running_loop()
+            run = loop.create_task(self._run(batch))
             self._runs.add(run)
+            self._running[run] = (batch[0].component, len(batch), loop.time())
             run.add_done_callback(self._slot_freed)
 
     def _slot_freed(self, run: asyncio.Task[None]) -> None:
         self._runs.discard(run)
+        del self._running[run]
         self._dispatch_after(SETTLING_TURNS)
 
     def _next_batch(self) -> list[Row]:
@@ -249,9 +292,10 @@ class Batcher:
         now = asyncio.get_running_loop().time()
         for component, queue in self._queues.items():
             while queue.rows:
-                batch = []
-                for row in queue.take():
-                    if self._is_late(row, now):
+                batch: list[Row] = []
+                taken = queue.take()
+                for row in taken:
+                    if self._is_late(row, now) or self._cannot_finish(row, len(taken), now):
                         self._dropped(row, "deadline")
                         row.fail(DeadlineError(TOO_LATE))
                     elif row.future.done():

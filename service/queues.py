@@ -86,7 +86,6 @@ class RowQueue:
         self._groups: dict[Hashable, OrderedDict[int, Row]] = {}
         self._runs: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_RUNS)
         self._last_run = 0.0
-        self._least = 0.0
 
     def __iter__(self) -> Iterator[Row]:
         """Iterates over a copy, so that rows may be taken out on the way."""
@@ -121,13 +120,34 @@ class RowQueue:
         """Remembers that a batch of `rows` rows took `seconds`."""
         self._runs.append((rows, seconds))
         self._last_run = now
-        self._least = min(seconds for _, seconds in self._runs)
 
-    def least_run_time(self, now: float) -> float:
-        """Seconds that every recent run has taken at least; 0 while there is too little to judge by."""
+    @property
+    def full_batch(self) -> int:
+        """Rows of the largest batch."""
+        return self._max_batch_size
+
+    @property
+    def usual_batch(self) -> int:
+        """Rows of recent batches on average, rounded up; 1 where there has been none."""
+        return -(-sum(rows for rows, _ in self._runs) // len(self._runs)) if self._runs else 1
+
+    def run_time(self, rows: int, now: float) -> float:
+        """Seconds that a batch of so many rows takes, judged by recent runs; rather too few than too many.
+
+        That is what the largest runs of no more rows took, or a larger run's share: a batch takes at least as long as a
+        smaller one, and no longer for each row. 0 while there is too little to judge by.
+        """
         if len(self._runs) < ENOUGH_RUNS or now - self._last_run > STALE_AFTER:
             return 0.0
-        return self._least
+        known = max((size for size, _ in self._runs if size <= rows), default=0)
+        smaller = [seconds for size, seconds in self._runs if size == known]
+        share = min((seconds * rows / size for size, seconds in self._runs if size > rows), default=0.0)
+        return max(sum(smaller) / len(smaller) if smaller else 0.0, share)
+
+    def serving_time(self, rows: int, now: float) -> float:
+        """Seconds of the engine's time that so many rows take, in batches as large as may be."""
+        full, rest = divmod(rows, self._max_batch_size)
+        return full * self.run_time(self._max_batch_size, now) + (self.run_time(rest, now) if rest else 0.0)
 
     def time_to_empty(self) -> float:
         """Seconds of the engine's time that the waiting rows need, at the pace of recent runs."""

@@ -193,14 +193,14 @@ def test_slow_runs_of_long_ago_keep_nobody_away() -> None:
     queue = RowQueue(max_batch_size=4)
     for now in (1.0, 2.0, 3.0):
         queue.measured(rows=1, seconds=9.0, now=now)
-    assert queue.least_run_time(now=4.0) == 9.0
-    assert queue.least_run_time(now=3.1 + STALE_AFTER) == 0.0
+    assert queue.run_time(1, now=4.0) == 9.0
+    assert queue.run_time(1, now=3.1 + STALE_AFTER) == 0.0
 
 
 def test_one_slow_first_run_says_nothing_yet() -> None:
     queue = RowQueue(max_batch_size=4)
     queue.measured(rows=1, seconds=9.0, now=1.0)
-    assert queue.least_run_time(now=1.0) == 0.0
+    assert queue.run_time(1, now=1.0) == 0.0
 
 
 async def test_a_cancelled_caller_takes_its_row_out_of_the_queue() -> None:

@@ -181,10 +181,38 @@ def test_a_containers_quota_limits_the_threads(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
     if quota is not None:
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert available_cpus(tmp_path) == (cpus or 6)
+    assert available_cpus(tmp_path, tmp_path / "none") == (cpus or 6)
 
 
 def test_a_quota_that_is_no_whole_number_is_rounded_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert available_cpus(tmp_path) == 2
+    assert available_cpus(tmp_path, tmp_path / "none") == 2
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("250000", 3), ("-1", 6)])
+def test_quotas_of_the_first_version_of_control_groups_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cpus: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert available_cpus(tmp_path, tmp_path / "none") == cpus
+
+
+@pytest.mark.parametrize(
+    ("group", "folder"), [("0::/pods/mine", "pods"), ("4:cpu,cpuacct:/pods/mine", "cpu,cpuacct/pods/mine")]
+)
+def test_a_quota_of_the_own_group_or_one_above_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, folder: str
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    (tmp_path / "own").write_text(f"9:memory:/elsewhere\n{group}\n")
+    (tmp_path / folder).mkdir(parents=True)
+    if group.startswith("0"):
+        (tmp_path / folder / "cpu.max").write_text("200000 100000\n")
+    else:
+        (tmp_path / folder / "cpu.cfs_quota_us").write_text("200000\n")
+        (tmp_path / folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert available_cpus(tmp_path, tmp_path / "own") == 2
