@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cape.capellm.answers import Readout
 from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, QueryObject
 from cape.evaluation.kept import Kept
 from cape.geometry import Crop
 from cape.modalities import MissingModalityError
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
-from cape.models.capellm.decoding import Readout
 from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.support import SupportDefinition
 

@@ -10,18 +10,16 @@ wherever that is well-formed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cape.capellm.grammar import AnswerGrammar, NumberNode
+from cape.capellm.answers import Readout, SpokenAnswer, begin_answer, decide, padded_pieces
+from cape.capellm.grammar import AnswerGrammar
 from cape.models.capellm.model import CapeLlm
-
-Readout: TypeAlias = Literal["greedy", "expectation"]
-"""The most probable digits, or the mean over digits weighted by probability."""
 
 ROWS_AT_ONCE = 128
 """Questions in one batch: what bounds memory, for every row carries the prefix's keys and values."""
@@ -59,32 +57,6 @@ class Located:
     cost: DecodingCost
 
 
-@dataclass(slots=True)
-class _Row:
-    """An answer while it is spoken.
-
-    Attributes:
-        pending: tokens that are certain and have not run yet.
-        said: all tokens of the answer.
-        node: where in the spelling of the present number it is.
-        numbers: coordinates that are complete.
-        expected, weight: expectation of the present number over the branches left, and probability of the taken one.
-        probabilities: of what was decided.
-    """
-
-    pending: list[int]
-    said: list[int]
-    node: NumberNode
-    numbers: list[float] = field(default_factory=list)
-    expected: float = 0.0
-    weight: float = 1.0
-    probabilities: list[float] = field(default_factory=list)
-
-    def say(self, tokens: Sequence[int]) -> None:
-        self.pending += tokens
-        self.said += tokens
-
-
 @torch.inference_mode()
 def locate(
     model: CapeLlm,
@@ -109,14 +81,14 @@ def locate(
     """
     cost = DecodingCost()
     prefix = Prefix(model, image_tokens, opening, cost)
-    found: list[_Row] = []
+    found: list[SpokenAnswer] = []
     pairs = [(image, question) for image in range(len(image_tokens)) for question in questions]
     for start in range(0, len(pairs), rows_at_once):
         chosen = pairs[start : start + rows_at_once]
         found += _answer(prefix, grammar, [image for image, _ in chosen], [asked for _, asked in chosen], readout, cost)
     return Located(
         torch.tensor([row.numbers for row in found], dtype=torch.float32).reshape(-1, 2),
-        torch.tensor([sum(row.probabilities) / len(row.probabilities) for row in found], dtype=torch.float32),
+        torch.tensor([row.score for row in found], dtype=torch.float32),
         tuple(tuple(row.said) for row in found),
         cost,
     )
@@ -174,16 +146,11 @@ class Batch:
             Logits [R, V] and states [R, D] after each row's last token.
         """
         device = self._mask.device
-        length = max(len(piece) for piece in pieces)
-        # Padding stands on the left, so that every row's last token is in the last place.
-        ids = torch.tensor([[0] * (length - len(piece)) + list(piece) for piece in pieces], device=device)
-        counts = torch.tensor([len(piece) for piece in pieces], device=device)
-        real = torch.arange(length, device=device) >= length - counts[:, None]
-        offsets = torch.arange(length, device=device) - (length - counts[:, None])
-        self._mask = torch.cat((self._mask, real.long()), dim=1)
+        ids, real, offsets = (torch.from_numpy(array).to(device) for array in padded_pieces(pieces))
+        self._mask = torch.cat((self._mask, real), dim=1)
         positions = (self._positions[:, None] + offsets).clamp(min=0)
         output = self._model.read(self._model.embed(ids), self._mask, positions, self._cache, last=True)
-        self._positions = self._positions + counts
+        self._positions = self._positions + real.sum(1)
         return output.logits[:, -1], output.states[:, -1]
 
 
@@ -194,60 +161,17 @@ def _answer(
     questions: Sequence[Sequence[int]],
     readout: Readout,
     cost: DecodingCost,
-) -> list[_Row]:
+) -> list[SpokenAnswer]:
     """Asks the questions of one batch."""
     batch = Batch(prefix, images)
-    rows = []
-    for question in questions:
-        row = _Row(list(question), [], grammar.numbers)
-        row.say(grammar.head)
-        _follow(row, grammar, readout)
-        rows.append(row)
+    rows = [begin_answer(question, grammar, readout) for question in questions]
     cost.prompt_tokens += sum(map(len, questions))
-    while unfinished := [index for index, row in enumerate(rows) if len(row.numbers) < 2]:
+    while unfinished := [index for index, row in enumerate(rows) if not row.complete]:
         logits, _ = batch.run([row.pending for row in rows])
         cost.steps += 1
         for row in rows:
             row.pending.clear()
-        _decide([rows[index] for index in unfinished], logits[unfinished], grammar, readout)
+        decide([rows[index] for index in unfinished], logits[unfinished].float().cpu().numpy(), grammar, readout)
     # What is pending now is the answers' tails: nothing depends on them, and they never run.
     cost.answer_tokens += sum(len(row.said) - len(row.pending) for row in rows)
     return rows
-
-
-def _decide(rows: Sequence[_Row], logits: Tensor, grammar: AnswerGrammar, readout: Readout) -> None:
-    """Takes the best token that each row may say; rows at the same node are looked at together."""
-    groups: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(id(row.node), []).append(index)
-    for members in groups.values():
-        node = rows[members[0]].node
-        allowed = torch.from_numpy(node.tokens).to(logits.device)
-        some = logits[members].float()
-        probabilities = (some[:, allowed] - some.logsumexp(1, keepdim=True)).exp()
-        best = probabilities.argmax(1).tolist()
-        shares = (probabilities / probabilities.sum(1, keepdim=True)).double()
-        means = (shares.cpu() @ torch.from_numpy(node.centres)).tolist()
-        for place, index in enumerate(members):
-            row, choice = rows[index], best[place]
-            taken = float(shares[place, choice])
-            row.probabilities.append(float(probabilities[place, choice]))
-            # Branches not taken count with their centre; the taken one is refined by its own digits.
-            row.expected += row.weight * (means[place] - taken * float(node.centres[choice]))
-            row.weight *= taken
-            token = int(node.tokens[choice])
-            row.node = node.children[token]
-            row.say([token])
-            _follow(row, grammar, readout)
-
-
-def _follow(row: _Row, grammar: AnswerGrammar, readout: Readout) -> None:
-    """Appends what is certain now, up to the next decision or the end of the answer."""
-    run, row.node = row.node.forced()
-    row.say(run)
-    if row.node.children:
-        return
-    value = row.node.centre
-    row.numbers.append(row.expected + row.weight * value if readout == "expectation" else value)
-    row.node, row.expected, row.weight = grammar.numbers, 0.0, 1.0
-    row.say(grammar.middle if len(row.numbers) == 1 else grammar.tail)

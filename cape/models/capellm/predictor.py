@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cape.capellm.answers import Readout
 from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.instructions import opening, question
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.models.capellm.by_token import locate_by_token
-from cape.models.capellm.decoding import Located, Readout, locate
+from cape.models.capellm.decoding import Located, locate
 from cape.models.capellm.model import CapeLlm
 from cape.support import SupportDefinition
 

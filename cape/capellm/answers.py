@@ -1,0 +1,124 @@
+"""Answers while they are spoken: what is certain is said, what is open is decided from the model's logits.
+
+No torch in here: PyTorch and ONNX Runtime decode by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cape.capellm.grammar import AnswerGrammar, NumberNode
+
+Readout: TypeAlias = Literal["greedy", "expectation"]
+"""The most probable digits, or the mean over digits weighted by probability."""
+
+
+@dataclass(slots=True)
+class SpokenAnswer:
+    """The answer to one question.
+
+    Attributes:
+        pending: tokens that are certain and have not run yet.
+        said: all tokens of the answer.
+        node: where in the spelling of the present number it is.
+        numbers: coordinates that are complete.
+        expected, weight: expectation of the present number over the branches left, and probability of the taken one.
+        probabilities: of what was decided.
+    """
+
+    pending: list[int]
+    said: list[int]
+    node: NumberNode
+    numbers: list[float] = field(default_factory=list)
+    expected: float = 0.0
+    weight: float = 1.0
+    probabilities: list[float] = field(default_factory=list)
+
+    def say(self, tokens: Sequence[int]) -> None:
+        """Appends tokens that will run with the next piece."""
+        self.pending += tokens
+        self.said += tokens
+
+    @property
+    def complete(self) -> bool:
+        """Whether both coordinates are there."""
+        return len(self.numbers) == 2
+
+    @property
+    def score(self) -> float:
+        """Mean probability of what was decided (public CapeLLM code)."""
+        return sum(self.probabilities) / len(self.probabilities)
+
+    def follow(self, grammar: AnswerGrammar, readout: Readout) -> None:
+        """Says what is certain now, up to the next decision or the end."""
+        run, self.node = self.node.forced()
+        self.say(run)
+        if self.node.children:
+            return
+        value = self.node.centre
+        self.numbers.append(self.expected + self.weight * value if readout == "expectation" else value)
+        self.node, self.expected, self.weight = grammar.numbers, 0.0, 1.0
+        self.say(grammar.middle if len(self.numbers) == 1 else grammar.tail)
+
+
+def begin_answer(question: Sequence[int], grammar: AnswerGrammar, readout: Readout) -> SpokenAnswer:
+    """An answer up to its first decision; the question is pending with it."""
+    answer = SpokenAnswer(list(question), [], grammar.numbers)
+    answer.say(grammar.head)
+    answer.follow(grammar, readout)
+    return answer
+
+
+def decide(
+    answers: Sequence[SpokenAnswer], logits: npt.NDArray[np.float32], grammar: AnswerGrammar, readout: Readout
+) -> None:
+    """Has each answer take the best token that it may; those at the same node are looked at together.
+
+    Args:
+        answers: incomplete ones.
+        logits: [len(answers), V].
+        grammar: of the vocabulary.
+        readout: how digits become a coordinate.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, answer in enumerate(answers):
+        groups.setdefault(id(answer.node), []).append(index)
+    for members in groups.values():
+        node = answers[members[0]].node
+        some = logits[members].astype(np.float64)
+        some -= some.max(axis=1, keepdims=True)
+        probabilities = np.exp(some[:, node.tokens]) / np.exp(some).sum(axis=1, keepdims=True)
+        best = probabilities.argmax(axis=1)
+        shares = probabilities / probabilities.sum(axis=1, keepdims=True)
+        means = shares @ node.centres
+        for place, index in enumerate(members):
+            answer, choice = answers[index], int(best[place])
+            taken = float(shares[place, choice])
+            answer.probabilities.append(float(probabilities[place, choice]))
+            # Branches not taken count with their centre; the taken one is refined by its own digits.
+            answer.expected += answer.weight * (float(means[place]) - taken * float(node.centres[choice]))
+            answer.weight *= taken
+            token = int(node.tokens[choice])
+            answer.node = node.children[token]
+            answer.say([token])
+            answer.follow(grammar, readout)
+
+
+def padded_pieces(
+    pieces: Sequence[Sequence[int]],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token pieces as one batch, padded on the left so that every row's last token is in the last place.
+
+    Returns:
+        ids int64 [R, T]; mask int64 [R, T], 1 on tokens; offsets int64 [R, T], of each from its row's first token.
+    """
+    length = max(len(piece) for piece in pieces)
+    ids = np.array([[0] * (length - len(piece)) + list(piece) for piece in pieces], np.int64)
+    starts = length - np.array([len(piece) for piece in pieces], np.int64)
+    offsets = np.arange(length) - starts[:, np.newaxis]
+    return ids, (offsets >= 0).astype(np.int64), offsets
