@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "Show why keypoints are found where they are.",
     "export": "Turn a checkpoint into a model repository.",
     "serve": "Serve a model repository over gRPC.",
+    "soak": "Send mixed traffic under random faults, and count what becomes of it.",
     "support": "Register, list, show and delete supports.",
     "token": "Make, list and revoke API tokens.",
     "train": "Train a model on episodes of support and query.",

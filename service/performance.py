@@ -94,14 +94,21 @@ class _Request:
 class PerformanceMonitor:
     """Remembers the requests of the last minutes."""
 
-    def __init__(self, systems: Iterable[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        systems: Iterable[str],
+        clock: Callable[[], float] = time.monotonic,
+        calendar: Callable[[], float] = time.time,
+    ) -> None:
         """Starts with nothing.
 
         Args:
             systems: names of the systems that are served.
-            clock: seconds since 1970.
+            clock: seconds since any moment; it does not jump.
+            calendar: seconds since 1970; what it says may jump, and is only told, never reckoned with.
         """
         self._clock = clock
+        self._calendar = calendar
         self._started = clock()
         # Prometheus reads in a thread of its own, and a deque that grows cannot be read.
         self._lock = threading.Lock()
@@ -137,7 +144,7 @@ class PerformanceMonitor:
         paper = PAPER.get(system)
         return SystemPerformance(
             system=system,
-            start_time=start,
+            start_time=self._calendar() - (now - start),
             instances=instances,
             warm=warm,
             cold=cold,

@@ -91,7 +91,10 @@ class ConnectionOptions:
         ]
 
     def _service_config(self) -> str:
-        """Retries where the server is unavailable: every method may be called twice without harm."""
+        """Retries where the server is unavailable: every method may be called twice without harm.
+
+        CANCELLED is what gRPC says for calls that reach a server in the moment in which it shuts down.
+        """
         method: dict[str, object] = {"name": [{"service": service} for service in _SERVICES]}
         if self.attempts > 1:
             method["retryPolicy"] = {
@@ -99,7 +102,7 @@ class ConnectionOptions:
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
         return json.dumps({"methodConfig": [method]})
 

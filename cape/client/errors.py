@@ -128,6 +128,9 @@ def error_from_call(error: grpc.RpcError) -> CapeError:
                 return error_from_status(status_pb2.Status.FromString(value))
             except DecodeError:
                 break
+    if call.code() is grpc.StatusCode.CANCELLED:
+        # Our own cancellations raise nothing: this one came from a server that shut down before it looked at the call.
+        return UnavailableError("the server ended the call", grpc.StatusCode.CANCELLED)
     return _error(call.code(), call.details() or "", ())
 
 

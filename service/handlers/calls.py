@@ -36,6 +36,12 @@ PACKAGE = "/cape.v1."
 
 SHUTTING_DOWN = "the server is shutting down"
 
+QUIET_SECONDS = 0.1
+"""When no call has come for so long, a server that stops can expect that none is coming at this moment."""
+
+MAX_QUIET_WAIT = 2.0
+"""But it waits for that no longer than this: some callers never pause."""
+
 SMOOTHING = 0.1
 """Weight of the newest call in the running mean of how long answered calls take."""
 
@@ -83,17 +89,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight = {False: 0, True: 0}
         self._typical_seconds = 0.1
         self._draining = False
+        self._last_arrival = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def drain(self) -> None:
-        """Refuses calls from now on, and waits until none is running.
+        """Refuses calls from now on, and waits until none is running and, for a while, that none comes.
 
         gRPC's own way to refuse calls, shutting down, cancels those that have arrived and not been taken up yet:
         their callers would read CANCELLED, which they do not repeat.
         """
         self._draining = True
         await self._idle.wait()
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + MAX_QUIET_WAIT
+        while (now := loop.time()) < min(self._last_arrival + QUIET_SECONDS, latest):  # noqa: ASYNC110 (no event is none)
+            await asyncio.sleep(min(self._last_arrival + QUIET_SECONDS, latest) - now)
 
     async def intercept_service(
         self,
@@ -101,6 +112,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
+        self._last_arrival = asyncio.get_running_loop().time()
         handler = await continuation(handler_call_details)
         path = handler_call_details.method
         if handler is None or not path.startswith(PACKAGE):

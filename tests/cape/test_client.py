@@ -320,9 +320,10 @@ def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (retry_info(0.05),))
 GONE = (grpc.StatusCode.UNAVAILABLE, "gone", ())
+CUT = (grpc.StatusCode.CANCELLED, "CANCELLED", ())
 
 
-@pytest.mark.parametrize("failure", [FULL, GONE])
+@pytest.mark.parametrize("failure", [FULL, GONE, CUT])
 def test_a_server_that_is_full_or_away_for_a_moment_is_tried_again(scripted, failure):
     service = Scripted(failure, failure)
     with Client(scripted(service)) as client:

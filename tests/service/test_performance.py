@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def monitor(clock: Clock) -> PerformanceMonitor:
-    return PerformanceMonitor(["flf", "our_own"], clock)
+    return PerformanceMonitor(["flf", "our_own"], clock, clock)
 
 
 def test_percentiles_are_latencies_that_occurred(monitor: PerformanceMonitor) -> None:
@@ -56,7 +56,7 @@ def test_a_busy_server_remembers_no_more_than_it_may_and_says_what_the_figures_c
     monitor: PerformanceMonitor, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.performance.MAX_REQUESTS", 10)
-    busy = PerformanceMonitor(["flf"], clock)
+    busy = PerformanceMonitor(["flf"], clock, clock)
     for _ in range(20):
         clock.now += 1
         busy.record("flf", 0.1, instances=1, warm=True)
@@ -78,3 +78,16 @@ def test_a_system_that_the_paper_does_not_have_or_nobody_asked_has_no_ratio(moni
     flf, our_own = monitor.report()
     assert flf.speed_ratio is None
     assert (our_own.paper, our_own.speed_ratio) == (None, None)
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_calendar_that_jumps_leaves_the_figures_alone(clock: Clock, jump: float) -> None:
+    calendar = Clock()
+    monitor = PerformanceMonitor(["flf"], clock, calendar)
+    monitor.record("flf", 0.1, instances=1, warm=True)
+    calendar.now += jump
+    clock.now += 4
+    monitor.record("flf", 0.1, instances=1, warm=True)
+    report = monitor.report()[0]
+    assert (report.instances, report.frames_per_second) == (2, 0.5)
+    assert report.start_time == calendar.now - 4

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cape.v1 import pose_service_pb2, support_service_pb2
 from tests.service.live_server import START, ServerProcess
 from tests.service.messages import cat_support, query
+from tests.service.test_server import free_port
 
 WITHOUT_EXTRAS = """
 import sys
@@ -69,6 +71,24 @@ def test_sigterm_under_load_finishes_what_runs_and_exits_with_0(tiny_repository:
         _, rest = server.process.communicate(timeout=60)
         assert server.process.returncode == 0
         assert "Traceback" not in server.log + rest
+
+
+def test_readiness_drops_first_while_what_runs_is_finished(tiny_repository: Path, tmp_path: Path) -> None:
+    port = free_port()
+    arguments = [*flags(tiny_repository, tmp_path / "supports.sqlite3"), "--health-port", port]
+    with ServerProcess(*arguments) as server, grpc.insecure_channel(f"127.0.0.1:{port}") as probes:
+        batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query()] * 256)
+        watches = [
+            stub.Watch(health_pb2.HealthCheckRequest()) for stub in (server.health, health_pb2_grpc.HealthStub(probes))
+        ]
+        assert [next(watch).status for watch in watches] == [health_pb2.HealthCheckResponse.SERVING] * 2
+        running = server.poses.BatchEstimatePose.future(batch)
+        assert server.poses.EstimatePose(query()).instances
+        server.process.send_signal(signal.SIGTERM)
+        assert [next(watch).status for watch in watches] == [health_pb2.HealthCheckResponse.NOT_SERVING] * 2
+        assert not running.done(), "the batch must still be running for this test to say anything"
+        assert all(result.HasField("response") for result in running.result().results)
+        assert server.process.wait(timeout=60) == 0
 
 
 def test_the_base_install_serves_without_torch_or_transformers(tiny_repository: Path, tmp_path: Path) -> None:
