@@ -4,8 +4,8 @@ FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /build
 RUN python -m venv /opt/capeserve
 COPY k8s/containers/exporter.requirements.txt .
-# torch's CPU build is a tenth of the one on PyPI; what it depends on is among the requirements.
-RUN /opt/capeserve/bin/pip install --no-cache-dir --require-hashes -r exporter.requirements.txt \
+# torch's CPU build is a tenth of the one on PyPI; what it depends on is among the requirements, which are all there is.
+RUN /opt/capeserve/bin/pip install --no-cache-dir --no-deps --require-hashes -r exporter.requirements.txt \
     && /opt/capeserve/bin/pip install --no-cache-dir --no-deps torch==2.13.0 \
         --index-url https://download.pytorch.org/whl/cpu \
     && /opt/capeserve/bin/pip install --no-cache-dir --prefix /build/tools hatchling==1.27.0

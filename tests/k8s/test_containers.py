@@ -31,7 +31,9 @@ def test_hadolint_has_nothing_to_say(name: str) -> None:
     subprocess.run([hadolint, "--failure-threshold", "style", CONTAINERS / f"{name}.Dockerfile"], check=True)
 
 
-@pytest.mark.parametrize(("name", "extras"), [("service", ("triton", "tracing")), ("exporter", ("export", "demo"))])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("service", ("redis", "triton", "tracing")), ("exporter", ("export", "demo"))]
+)
 def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_for(
     name: str, extras: tuple[str, ...]
 ) -> None:

@@ -50,5 +50,7 @@ def test_only_one_scales_and_it_leaves_the_least_that_a_rollout_needs(
 ) -> None:
     scalers = of_kind(built[overlay], "HorizontalPodAutoscaler", "ScaledObject")
     assert len(scalers) == (0 if overlay == "dev" else 1)
+    fixed = "replicas" in named(built[overlay], "Deployment", "capeserve")["spec"]
+    assert fixed == (overlay == "dev"), "a number of replicas would set the autoscaler back at every apply"
     for scaler in scalers:
         assert scaler["spec"].get("minReplicas", scaler["spec"].get("minReplicaCount")) >= 2
