@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import service.application
+import service.engines
 from service.errors import StartError
 from service.logs import configure_logs
 from service.onnx_engine import OnnxRuntimeEngine
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
             super().__init__(*positional, **named)
             self._sessions = {name: FaultySession(session, rate) for name, session in self._sessions.items()}
 
-    service.application.OnnxRuntimeEngine = FaultyEngine  # type: ignore[misc, attr-defined]
+    service.engines.OnnxRuntimeEngine = FaultyEngine  # type: ignore[attr-defined]
     configure_logs("info", "text")
     try:
         ended = asyncio.run(serve(settings))
