@@ -102,6 +102,10 @@ def parse_file(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise AnnotationError(f"{path}: {where}not YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise AnnotationError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # A number of thousands of digits; in YAML, the 99th of a month.
+        raise AnnotationError(f"{path}: {error}") from None
 
 
 def annotation_error(path: Path, error: ValidationError) -> AnnotationError:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the images' dependencies with their hashes, from pyproject.toml: bash k8s/containers/lock.sh (needs uv).
+# Writes the images' dependencies with their hashes, from pyproject.toml: bash k8s/containers/lock.sh (needs uv; `make lock` has it).
 set -euo pipefail
 cd "$(dirname "$0")"
 

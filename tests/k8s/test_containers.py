@@ -43,6 +43,7 @@ def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_f
         wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
     blocks = re.split(r"\n(?=\S)", (CONTAINERS / f"{name}.requirements.txt").read_text().strip())
     assert all("--hash=sha256:" in block for block in blocks)
+    assert not any(re.search(r"://|--index|--find-links|--trusted-host|@ ", block) for block in blocks), "an origin"
     locked = dict(re.match(r"([\w.-]+)==([\w.]+)", block).groups() for block in blocks)
     text = (CONTAINERS / f"{name}.Dockerfile").read_text()
     locked |= dict(re.findall(r"--no-deps (torch)==([\w.]+)", text))
