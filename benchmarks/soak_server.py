@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
             super().__init__(*positional, **named)
             self._sessions = {name: FaultySession(session, rate) for name, session in self._sessions.items()}
 
-    service.application.OnnxRuntimeEngine = FaultyEngine  # type: ignore[misc, attr-defined]
+    service.application.OnnxRuntimeEngine = FaultyEngine  # type: ignore[attr-defined]
     configure_logs("info", "text")
     try:
         ended = asyncio.run(serve(settings))
