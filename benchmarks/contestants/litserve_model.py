@@ -4,8 +4,7 @@ Written as its documentation shows: an API class with batching, the model loaded
 'untrained'. Images are decoded and cropped in `decode_request`; the photograph of the support has been before.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: LitServe reads the types of a request and an answer from those of the methods below.
 import base64
 import io
 import itertools
