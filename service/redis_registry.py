@@ -18,6 +18,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cape.v1 import support_pb2
 from service.errors import UnavailableError
@@ -80,8 +81,9 @@ class RedisRegistry:
                 url,
                 socket_timeout=TIMEOUT_SECONDS,
                 socket_connect_timeout=TIMEOUT_SECONDS,
-                # Once more over a new connection: those at hand break when Redis restarts.
-                retry=Retry(ConstantBackoff(0), 1),
+                # Once more over a new connection: those at hand break when Redis restarts. Not after a timeout: what
+                # hangs may be done yet, and a deletion that is done twice would be told as NOT_FOUND.
+                retry=Retry(ConstantBackoff(0), 1, supported_errors=(RedisConnectionError,)),
             )
         except ValueError as error:
             raise RegistryError(f"registry: {error}") from None

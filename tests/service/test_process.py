@@ -76,8 +76,10 @@ def test_sigterm_under_load_finishes_what_runs_and_exits_with_0(tiny_repository:
 def test_readiness_drops_first_while_what_runs_is_finished(tiny_repository: Path, tmp_path: Path) -> None:
     port = free_port()
     arguments = [*flags(tiny_repository, tmp_path / "supports.sqlite3"), "--health-port", port]
+    # A busy machine may take longer than usual for the batch.
+    arguments += ["--drain-seconds", 300, "--default-deadline-seconds", 300]
     with ServerProcess(*arguments) as server, grpc.insecure_channel(f"127.0.0.1:{port}") as probes:
-        batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query()] * 256)
+        batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query()] * 128)
         watches = [
             stub.Watch(health_pb2.HealthCheckRequest()) for stub in (server.health, health_pb2_grpc.HealthStub(probes))
         ]
