@@ -23,6 +23,7 @@ FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 capeserve && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp capeserve
 COPY --from=build /opt/capeserve /opt/capeserve
 COPY configurations /configurations
+COPY examples/checkpoint /examples/checkpoint
 ENV PATH=/opt/capeserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 ENTRYPOINT ["capeserve"]

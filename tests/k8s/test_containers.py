@@ -63,10 +63,14 @@ def test_the_export_job_gives_the_exporter_flags_that_it_takes(
         program = programs / name
         program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/{name}"\n')
         program.chmod(0o755)
-    environment = {item["name"]: item["value"] for item in container["env"]} | {"PATH": f"{programs}:/usr/bin:/bin"}
+    environment = {item["name"]: item["value"] for item in container["env"]} | {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "EXPORT_CHECKPOINT": str(tmp_path / "checkpoint"),
+        "EXPORT_OUTPUT": str(tmp_path / "models"),
+    }
     subprocess.run([*container["command"], *container["args"]], env=environment, check=True)
     arguments = (tmp_path / "capeserve").read_text().splitlines()
-    assert arguments[0] == "export"
+    assert arguments[0] == "export" and str(tmp_path / "models") in arguments
     # The checkpoint is not there: the command has understood its flags by the time that it says so.
     result = CliRunner().invoke(main, [*arguments, "--force"], env={"HOME": str(tmp_path)})
     assert result.exit_code == 1, result.output
