@@ -53,12 +53,32 @@ else
   echo "TensorRT is not installed in $work/venv: no plans (pip install tensorrt)" >&2
 fi
 
-# 5. Accuracy on the card of a checkpoint that was trained here, if there is one.
-trained=build/training/demonstration/best
-if [ -f "$trained/config.json" ]; then
-  "$capeserve" evaluate --checkpoint "$trained" --device cuda --data synthetic --split test --episodes 10 \
-    --output "$results/gpu-accuracy"
+# 5. A real Triton on the card, with the wheel's server, and the service in front of it.
+triton_log="$work/triton.log"
+"$capeserve" triton --gpu --repository "$work/flf" --http-port 18000 --grpc-port 18001 --metrics-port 18002 \
+  >"$triton_log" 2>&1 &
+triton=$!
+trap 'kill "$triton" 2>/dev/null || true' EXIT
+for _ in $(seq 600); do
+  grep -q "Triton is ready" "$triton_log" && break
+  kill -0 "$triton" 2>/dev/null || break
+  sleep 1
+done
+if grep -q "Triton is ready" "$triton_log"; then
+  "$capeserve" serve --repository "$work/flf" --engine triton --triton-url 127.0.0.1:18001 --port 18050 --metrics-port 0 \
+    >"$work/serve.log" 2>&1 &
+  service=$!
+  trap 'kill "$service" "$triton" 2>/dev/null || true' EXIT
+  "$capeserve" evaluate --target 127.0.0.1:18050 --data synthetic --split test --episodes 1 --queries 4 \
+    --output "$results/gpu-triton" && curl -s http://127.0.0.1:18002/metrics > "$results/gpu-triton/triton-metrics.txt"
+  kill "$service"
 else
-  echo "no $trained: capeserve train --config configurations/training/demonstration.yaml makes it" >&2
+  echo "Triton does not run here; the last it said:" >&2
+  tail -n 5 "$triton_log" >&2
 fi
+kill "$triton" 2>/dev/null || true
+
+# 6. Accuracy on the card of the demonstration's checkpoint.
+"$capeserve" evaluate --checkpoint examples/checkpoint --device cuda --data synthetic --split test --episodes 4 --queries 8 \
+  --output "$results/gpu-accuracy"
 echo "done: $results/gpu-*"
