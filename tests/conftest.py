@@ -106,7 +106,8 @@ def tiny_export(
     digest = _sources_digest()
     kept = Path(request.config.cache.mkdir("repositories"))
     for old in kept.iterdir():
-        if not old.name.startswith(digest):
+        # What is being written has the digest in its name too: another process may be at it.
+        if digest not in old.name:
             shutil.rmtree(old, ignore_errors=True)
 
     def export(system: str = "flf", **changes: object) -> Path:
