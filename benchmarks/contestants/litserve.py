@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,10 @@ def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workloa
     kind = "kept" if support == "kept" else "full"
     command = (sys.executable, "-m", "benchmarks.contestants.litserve_model", str(port), kind, source[0])
     with log.open("wb") as output:
-        process = subprocess.Popen((*command, str(source[1].resolve())), stdout=output, stderr=output)
+        # A session of its own: its workers can be told apart, and ended with it.
+        process = subprocess.Popen(
+            (*command, str(source[1].resolve())), stdout=output, stderr=output, start_new_session=True
+        )
         try:
             _wait(process, port, log)
             bodies = [_body(work) for work in asked]
@@ -64,6 +68,9 @@ def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workloa
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            # And not all of them even then.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _body(work: Workload) -> dict[str, object]:
