@@ -31,7 +31,7 @@ check: $(STAMP)  ## Lint, types, import rules, protos
 	cd protos && ../$(BIN)/buf lint
 
 test: check  ## Everything that must hold
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .

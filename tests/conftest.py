@@ -21,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
+LONGEST = ("tests/export/test_golden_onnx.py", "tests/benchmarks/test_compare.py")
+"""Files that take minutes: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 EXPORTING = (
     "cape/*.py",
     "cape/models/*.py",
