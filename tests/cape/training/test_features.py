@@ -74,7 +74,8 @@ def test_every_copy_is_that_of_its_object_and_its_keypoints(dots: Path, tmp_path
 
 
 def test_an_interrupted_cache_goes_on_where_it_stopped(dots: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cape.training.features.PUBLISHED_EVERY", 1)
+    # By the function, not by name: another test may have taken the package out of sys.modules and back.
+    monkeypatch.setitem(build_feature_cache.__globals__, "PUBLISHED_EVERY", 1)
     dataset = CocoDataset(dots, skeleton_base=0)
     with pytest.raises(InterruptedError):
         build_feature_cache(dataset, recipe(), Thumbnails(fail_after=15), tmp_path / "a", quiet)
