@@ -87,7 +87,7 @@ def test_redis_asks_for_its_password_and_writes_before_it_answers(built: dict[st
         port = probe.getsockname()[1]
     *shell, script = container["command"]
     assert script.count("/data") == 1
-    script = script.replace("dir /data", f"dir {tmp_path}\\nport {port}")
+    script = script.replace("dir /data", f"dir {tmp_path}\nport {port}")
     environment = os.environ | {"REDISCLI_AUTH": "swordfish"}
     server = subprocess.Popen([*shell, script], env=environment, stdout=subprocess.DEVNULL)
 
@@ -107,6 +107,9 @@ def test_redis_asks_for_its_password_and_writes_before_it_answers(built: dict[st
         assert "NOAUTH" in ask("ping", authenticated=False)
         assert ask("config", "get", "appendfsync").split() == ["appendfsync", "always"]
         assert ask("config", "get", "maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
-    finally:
         server.terminate()
+        assert server.wait(20) == 0
+        assert "PONG" not in ask("ping"), "whoever was told to stop was not Redis"
+    finally:
+        server.kill()
         server.wait(20)
