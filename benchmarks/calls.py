@@ -5,13 +5,16 @@ Requests are serialised once. Nothing is tried again: a refusal is a result.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from benchmarks.arrivals import OK, Ask
 from benchmarks.workloads import Workload
 from cape.client import Client
 from cape.client.answers import Query
@@ -39,6 +42,31 @@ class Measured:
 
     seconds: float
     response: pose_service_pb2.EstimatePoseResponse
+
+
+@asynccontextmanager
+async def in_turn(requests: Sequence[tuple[str, bytes]]) -> AsyncIterator[Ask]:
+    """Sends serialised requests to servers in turn, whoever asks.
+
+    Args:
+        requests: target of each server, and what it is asked.
+    """
+    async with AsyncExitStack() as stack:
+        calls: list[tuple[Any, bytes]] = []
+        for target, request in requests:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, OPTIONS))
+            calls.append((channel.unary_unary(METHOD), request))
+        turns = itertools.cycle(calls)
+
+        async def ask(number: int) -> str:
+            call, request = next(turns)
+            try:
+                await call(request, timeout=60.0)
+            except grpc.aio.AioRpcError as error:
+                return str(error.code().name)
+            return OK
+
+        yield ask
 
 
 class Caller:

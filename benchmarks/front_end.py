@@ -7,20 +7,17 @@ callers are answered depends on that and on what the callers leave of it.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import grpc
 import numpy as np
 
-from benchmarks.arrivals import OK, closed_loop, outcome
-from benchmarks.calls import METHOD, OPTIONS, register, warm_request
+from benchmarks.arrivals import closed_loop, outcome
+from benchmarks.calls import in_turn, register, warm_request
 from benchmarks.serving import Served, cpu_seconds
 from benchmarks.workloads import Workload, used_modalities, workload
 from cape.client import Box
@@ -107,31 +104,18 @@ def measure_front_end(
 
 
 async def _run(servers: Sequence[Served], kind: str, work: Workload, side: int, seconds: float) -> FrontEnd:
-    calls: list[tuple[grpc.aio.Channel, Any, bytes]] = []
+    requests: list[tuple[str, bytes]] = []
     for served in servers:
         (name,) = await asyncio.to_thread(register, served.target, [work.support])
-        request = warm_request(work, name) if kind == "JPEG" else _raw(name, side)
-        channel = grpc.aio.insecure_channel(served.target, OPTIONS)
-        calls.append((channel, channel.unary_unary(METHOD), request))
-    turns = itertools.cycle(calls)
-
-    async def ask(number: int) -> str:
-        _, call, request = next(turns)
-        try:
-            await call(request, timeout=60.0)
-        except grpc.aio.AioRpcError as error:
-            return str(error.code().name)
-        return OK
-
-    await closed_loop(ask, CALLERS, seconds / 3)
-    before = sum(cpu_seconds(served.pid) for served in servers)
-    made = await closed_loop(ask, CALLERS, seconds)
-    used = sum(cpu_seconds(served.pid) for served in servers) - before
-    for channel, _, _ in calls:
-        await channel.close()
+        requests.append((served.target, warm_request(work, name) if kind == "JPEG" else _raw(name, side)))
+    async with in_turn(requests) as ask:
+        await closed_loop(ask, CALLERS, seconds / 3)
+        before = sum(cpu_seconds(served.pid) for served in servers)
+        made = await closed_loop(ask, CALLERS, seconds)
+        used = sum(cpu_seconds(served.pid) for served in servers) - before
     found = outcome(made, seconds=seconds)
     answered = max(found.answered.count, 1)
-    return FrontEnd(len(servers), kind, len(calls[0][2]), found.throughput, used / answered, found.answered)
+    return FrontEnd(len(servers), kind, len(requests[0][1]), found.throughput, used / answered, found.answered)
 
 
 def _raw(support: str, side: int) -> bytes:

@@ -15,12 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import grpc
-
-from benchmarks.arrivals import OK, closed_loop, outcome
-from benchmarks.calls import METHOD, OPTIONS, Caller, cold_request, register, warm_request
+from benchmarks.arrivals import closed_loop, outcome
+from benchmarks.calls import Caller, cold_request, in_turn, register, warm_request
 from benchmarks.serving import Serve, Served
 from benchmarks.workloads import Workload, used_modalities, workload
 from cape.manifest import read_manifest
@@ -139,25 +136,13 @@ def throughput(servers: Sequence[Served], work: Workload, seconds: float) -> flo
     """Answers per second of 16 callers who use the servers in turn, after a third of the time to warm up."""
 
     async def measure() -> float:
-        calls: list[tuple[grpc.aio.Channel, Any, bytes]] = []
+        requests: list[tuple[str, bytes]] = []
         for served in servers:
             (name,) = await asyncio.to_thread(register, served.target, [work.support])
-            channel = grpc.aio.insecure_channel(served.target, OPTIONS)
-            calls.append((channel, channel.unary_unary(METHOD), warm_request(work, name)))
-        turns = itertools.cycle(calls)
-
-        async def ask(number: int) -> str:
-            _, call, request = next(turns)
-            try:
-                await call(request, timeout=60.0)
-            except grpc.aio.AioRpcError as error:
-                return str(error.code().name)
-            return OK
-
-        await closed_loop(ask, CALLERS, seconds / 3)
-        found = outcome(await closed_loop(ask, CALLERS, seconds), seconds=seconds)
-        for channel, _, _ in calls:
-            await channel.close()
+            requests.append((served.target, warm_request(work, name)))
+        async with in_turn(requests) as ask:
+            await closed_loop(ask, CALLERS, seconds / 3)
+            found = outcome(await closed_loop(ask, CALLERS, seconds), seconds=seconds)
         return found.throughput
 
     return asyncio.run(measure())

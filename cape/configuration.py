@@ -213,6 +213,11 @@ def parse_configuration(document: str | bytes, source: Path | str) -> SystemConf
     try:
         return SystemConfiguration.model_validate_json(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ConfigurationError(f"{source}: {field}: {first['msg']}") from None
+        raise first_mistake(error, source) from None
+
+
+def first_mistake(error: ValidationError, source: Path | str) -> ConfigurationError:
+    """What is wrong first in a configuration, with its source and field."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "document"
+    return ConfigurationError(f"{source}: {field}: {first['msg']}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cape.configuration import ConfigurationError
+from cape.configuration import first_mistake
 
 SYSTEM = "capellm"
 
@@ -159,6 +159,4 @@ def parse_capellm_configuration(document: str | bytes, source: Path | str) -> Ca
     try:
         return CapeLlmConfiguration.model_validate_json(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ConfigurationError(f"{source}: {field}: {first['msg']}") from None
+        raise first_mistake(error, source) from None
