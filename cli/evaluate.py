@@ -15,6 +15,7 @@ from cape.client import ConnectionOptions
 from cape.client.errors import CapeError
 from cape.data.dataset import DatasetError, KeypointDataset
 from cape.data.sources import open_dataset
+from cape.evaluation.baselines import BASELINES, CentreEstimator, MeanEstimator
 from cape.evaluation.configuration import (
     EvaluationConfiguration,
     EvaluationConfigurationError,
@@ -45,6 +46,9 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--repository", type=_FOLDER, help="Exported repository, in ONNX Runtime.")
 @click.option("--target", metavar="HOST:PORT", help="Running service, over gRPC.")
+@click.option(
+    "--baseline", type=click.Choice(BASELINES), help="A guess that looks at no picture: what is to be beaten."
+)
 @click.option("--model", help="models/{system} of a repository or service.  [default: its own]")
 @click.option("--data", type=click.Choice(["coco", "mp100", "synthetic"]), help="Kind of data.  [default: coco]")
 @click.option(
@@ -100,7 +104,7 @@ def evaluate(
         configuration = read_configuration(config, _changes(flags))
         dataset = open_dataset(configuration.data)
         with (
-            _estimator(configuration, device, text_encoder, tokenizer, options) as estimator,
+            _estimator(configuration, dataset, device, text_encoder, tokenizer, options) as estimator,
             step_progress() as progress,
         ):
             evaluation = run_evaluation(dataset, estimator, configuration, _in_tenths(progress))
@@ -137,6 +141,7 @@ def _changes(flags: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _estimator(
     configuration: EvaluationConfiguration,
+    dataset: KeypointDataset,
     device: str,
     text_encoder: Path | None,
     tokenizer: Path | None,
@@ -150,10 +155,12 @@ def _estimator(
         from benchmarks.exported import ExportedEstimator
 
         estimator = ExportedEstimator(configuration.repository, configuration.model.removeprefix("models/"))
+    elif configuration.baseline is not None:
+        estimator = CentreEstimator() if configuration.baseline == "centre" else MeanEstimator(dataset)
     else:
         from cape.evaluation.service import ServiceEstimator
 
-        assert configuration.target is not None, "one of the three is set"
+        assert configuration.target is not None, "one of the four is set"
         estimator = ServiceEstimator(configuration.target, options, configuration.model)
     with contextlib.closing(estimator):
         yield estimator

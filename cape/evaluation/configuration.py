@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cape.data.pairs import EPISODES, QUERIES, SEED
 from cape.data.sources import DataSource, first_mistake
+from cape.evaluation.baselines import BaselineName
 from cape.evaluation.variations import VariationName
+
+PREDICTORS = ("checkpoint", "repository", "target", "baseline")
+"""Fields that say where predictions come from."""
 
 
 class EvaluationConfigurationError(ValueError):
@@ -21,7 +25,7 @@ class EvaluationConfigurationError(ValueError):
 class EvaluationConfiguration(BaseModel):
     """An evaluation: whose predictions, on which pairs of which data.
 
-    Exactly one of `checkpoint`, `repository` and `target` is set.
+    Exactly one of `checkpoint`, `repository`, `target` and `baseline` is set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,6 +33,7 @@ class EvaluationConfiguration(BaseModel):
     checkpoint: Path | None = Field(None, description="Checkpoint folder or published .pth file, run in PyTorch.")
     repository: Path | None = Field(None, description="Exported repository, run in ONNX Runtime.")
     target: str | None = Field(None, description="host:port of a running service, called over gRPC.")
+    baseline: BaselineName | None = Field(None, description="A guess that looks at no picture.")
     model: str = Field("", description="models/{system} of a repository or service; empty: its default.")
     data: DataSource
     shots: int = Field(1, ge=0, le=16, description="Support images of an episode; 0: queries alone.")
@@ -43,9 +48,10 @@ class EvaluationConfiguration(BaseModel):
 
     @model_validator(mode="after")
     def _one_source_of_predictions(self) -> EvaluationConfiguration:
-        given = [name for name in ("checkpoint", "repository", "target") if getattr(self, name) is not None]
+        given = [name for name in PREDICTORS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"one of checkpoint, repository and target is needed, not {' and '.join(given) or 'none'}")
+            needed = f"{', '.join(PREDICTORS[:-1])} and {PREDICTORS[-1]}"
+            raise ValueError(f"one of {needed} is needed, not {' and '.join(given) or 'none'}")
         return self
 
 
@@ -61,9 +67,8 @@ def read_configuration(path: Path | None, changes: Mapping[str, Any]) -> Evaluat
         EvaluationConfigurationError: naming the file and the field that is missing or wrong.
     """
     document = _parse(path) if path is not None else {}
-    sources = ("checkpoint", "repository", "target")
-    if any(name in changes for name in sources):
-        document = {name: value for name, value in document.items() if name not in sources}
+    if any(name in changes for name in PREDICTORS):
+        document = {name: value for name, value in document.items() if name not in PREDICTORS}
     data, wanted = document.get("data") or {}, changes.get("data") or {}
     if not isinstance(data, dict):
         raise EvaluationConfigurationError(f"{path}: data: a mapping is needed")

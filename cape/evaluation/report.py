@@ -59,7 +59,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     configuration = evaluation.configuration
     found = [
         f"{configuration.shots}-shot, {len(evaluation.plan.episodes)} episodes, {evaluation.plan.pairs} pairs,"
-        f" seed {configuration.seed}; used of the supports: {' and '.join(evaluation.run.modalities)}."
+        f" seed {configuration.seed}; used of the supports: {' and '.join(evaluation.run.modalities) or 'nothing'}."
     ]
     if evaluation.run.unscored:
         found.append(

@@ -36,7 +36,7 @@ def test_another_kind_of_data_replaces_the_files(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": COCO}, "one of checkpoint, repository and target is needed, not none"),
+        ({"data": COCO}, "one of checkpoint, repository, target and baseline is needed, not none"),
         ({"data": COCO, "checkpoint": "c", "target": "t"}, "not checkpoint and target"),
         ({"checkpoint": "c"}, "data.annotations: Field required"),
         ({"checkpoint": "c", "data": COCO, "shots": -1}, "shots: Input should be greater"),
