@@ -124,7 +124,7 @@ def test_the_single_person_protocol_runs_from_its_configuration(evaluate, faces,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "one of checkpoint, repository and target is needed, not none"),
+        ((), "one of checkpoint, repository, target and baseline is needed, not none"),
         (("--split", "val"), "no image is in split 'val'; splits: test"),
         (("--category", "dog"), "there is no category 'dog'; the file has 'face'"),
         (("--shots", "4"), "no category has more than 4 objects"),
