@@ -1,20 +1,15 @@
+"""The client against a server of the tiny model: what goes out and what comes back."""
+
 from __future__ import annotations
 
 import asyncio
-import io
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-import trustme
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 from PIL import Image
 
 from cape.annotations import read_support
@@ -24,19 +19,13 @@ from cape.client import (
     CapeError,
     Client,
     ConnectionOptions,
-    DeadlineExceededError,
     FailedPreconditionError,
     InvalidRequestError,
     NotFoundError,
-    OverloadedError,
     PoseEstimate,
     Query,
     ResourceExhaustedError,
-    ServerError,
-    UnauthenticatedError,
-    UnavailableError,
 )
-from cape.v1 import model_service_pb2, model_service_pb2_grpc
 from tests.service.live_server import LiveServer, settings_for
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -272,209 +261,11 @@ async def test_an_asynchronous_stream_raises_what_its_queries_raise(target, face
             await anext(stream)
 
 
-class Scripted(model_service_pb2_grpc.ModelServiceServicer):
-    """Answers calls with the errors of a script, then well; counts them and keeps their metadata."""
-
-    def __init__(self, *script: tuple[grpc.StatusCode, str, tuple[Message, ...]], delay: float = 0.0) -> None:
-        self.script = list(script)
-        self.delay = delay
-        self.calls = 0
-        self.metadata: dict[str, str] = {}
-
-    def ListModels(self, request, context):  # noqa: N802 (the name is gRPC's)
-        self.calls += 1
-        self.metadata = dict(context.invocation_metadata())
-        time.sleep(self.delay)
-        if self.script:
-            code, message, details = self.script.pop(0)
-            status = status_pb2.Status(code=code.value[0], message=message)
-            for detail in details:
-                status.details.add().Pack(detail)
-            context.abort_with_status(rpc_status.to_status(status))
-        return model_service_pb2.ListModelsResponse()
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[[Scripted], str]]:
-    """Starts servers of scripted answers; each call gives 'host:port'."""
-    servers = []
-
-    def start(service: Scripted) -> str:
-        server = grpc.server(futures.ThreadPoolExecutor(2))
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-        port = server.add_insecure_port("localhost:0")
-        server.start()
-        servers.append(server)
-        return f"localhost:{port}"
-
-    yield start
-    for server in servers:
-        server.stop(0)
-
-
-def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromNanoseconds(int(seconds * 1e9))
-    return info
-
-
-FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (retry_info(0.05),))
-GONE = (grpc.StatusCode.UNAVAILABLE, "gone", ())
-CUT = (grpc.StatusCode.CANCELLED, "CANCELLED", ())
-
-
-@pytest.mark.parametrize("failure", [FULL, GONE, CUT])
-def test_a_server_that_is_full_or_away_for_a_moment_is_tried_again(scripted, failure):
-    service = Scripted(failure, failure)
-    with Client(scripted(service)) as client:
-        assert client.models() == []
-    assert service.calls == 3
-
-
-async def test_the_asynchronous_client_tries_again_too(scripted):
-    service = Scripted(FULL, GONE, FULL)
-    async with AsyncClient(scripted(service)) as client:
-        assert await client.models() == []
-    assert service.calls == 4
-
-
-@pytest.mark.parametrize(("failure", "error"), [(FULL, OverloadedError), (GONE, UnavailableError)])
-def test_trying_again_ends_after_as_many_attempts_as_were_asked_for(scripted, failure, error):
-    service = Scripted(*[failure] * 10)
-    with Client(scripted(service), ConnectionOptions(attempts=2)) as client, pytest.raises(error):
-        client.models()
-    assert service.calls == 2
-
-
-def test_a_server_that_wants_longer_than_there_is_time_is_not_waited_for(scripted):
-    service = Scripted((grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (retry_info(3600),)))
-    options = ConnectionOptions(timeout=5)
-    with Client(scripted(service), options) as client, pytest.raises(OverloadedError) as caught:
-        client.models()
-    assert caught.value.retry_after == 3600
-    assert service.calls == 1
-
-
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhaustedError),
-        (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
-        (grpc.StatusCode.INTERNAL, ServerError),
-        (grpc.StatusCode.UNIMPLEMENTED, ServerError),
-        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
-    ],
-)
-def test_every_status_has_its_exception_and_is_not_tried_again(scripted, code, error):
-    service = Scripted((code, "what happened", ()))
-    with Client(scripted(service)) as client, pytest.raises(error, match="what happened") as caught:
-        client.models()
-    assert type(caught.value) is error
-    assert caught.value.code is code
-    assert service.calls == 1
-
-
-def test_a_call_is_given_up_after_its_timeout(scripted):
-    options = ConnectionOptions(timeout=0.1)
-    with Client(scripted(Scripted(delay=1.0)), options) as client, pytest.raises(DeadlineExceededError):
-        client.models()
-
-
-def test_the_token_goes_with_every_call_and_is_not_shown(scripted):
-    service = Scripted()
-    options = ConnectionOptions(token="secret")
-    with Client(scripted(service), options) as client:
-        client.models()
-    assert service.metadata["authorization"] == "Bearer secret"
-    assert "secret" not in repr(options)
-
-
-@pytest.fixture
-def mutual_tls(tmp_path: Path) -> Iterator[tuple[str, dict[str, Path]]]:
-    """A server that asks for a client's certificate: 'host:port' and the PEM files of a client that it trusts."""
-    authority = trustme.CA()
-    certificate, own = authority.issue_cert("localhost"), authority.issue_cert("client@example.org")
-    files = {name: tmp_path / f"{name}.pem" for name in ("root_certificates", "client_certificate", "client_key")}
-    authority.cert_pem.write_to_path(files["root_certificates"])
-    own.cert_chain_pems[0].write_to_path(files["client_certificate"])
-    own.private_key_pem.write_to_path(files["client_key"])
-    pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
-    credentials = grpc.ssl_server_credentials([pair], authority.cert_pem.bytes(), require_client_auth=True)
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Scripted(), server)
-    port = server.add_secure_port("localhost:0", credentials)
-    server.start()
-    yield f"localhost:{port}", files
-    server.stop(0)
-
-
-def test_a_server_with_mutual_tls_answers_clients_that_it_trusts(mutual_tls):
-    target, files = mutual_tls
-    with Client(target, ConnectionOptions(**files)) as client:
-        assert client.models() == []
-
-
-async def test_the_asynchronous_client_speaks_mutual_tls_too(mutual_tls):
-    target, files = mutual_tls
-    async with AsyncClient(target, ConnectionOptions(**files)) as client:
-        assert await client.models() == []
-
-
-def test_a_server_with_mutual_tls_refuses_others(mutual_tls):
-    target, files = mutual_tls
-    strangers = (
-        ConnectionOptions(attempts=1, timeout=5),
-        ConnectionOptions(attempts=1, timeout=5, tls=True),
-        ConnectionOptions(attempts=1, timeout=5, root_certificates=files["root_certificates"]),
-    )
-    for options in strangers:
-        with Client(target, options) as client, pytest.raises(UnavailableError):
-            client.models()
-
-
 def test_a_message_over_the_limit_is_refused(target, face):
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     options = ConnectionOptions(max_message_bytes=100_000)
     with Client(target, options) as client, pytest.raises(ResourceExhaustedError, match="larger than max"):
         client.estimate(noise, face)
-
-
-def test_waiting_for_a_server_that_never_comes_ends():
-    with Client("localhost:1") as client, pytest.raises(UnavailableError, match=r"not ready after 0\.3 s"):
-        client.wait_ready(timeout=0.3)
-
-
-def test_waiting_ends_when_the_server_has_come(tiny_repository):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ready = threading.Event()
-
-    def wait() -> None:
-        with Client(f"127.0.0.1:{port}") as client:
-            client.wait_ready(timeout=60)
-            ready.set()
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    with LiveServer(settings_for(tiny_repository, port=port)):
-        waiting.join()
-    assert ready.is_set()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"attempts": 0}, "attempts: 1 to 5"),
-        ({"timeout": 0}, "timeout: more than 0"),
-        ({"client_key": "key.pem"}, "client_certificate and client_key"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ConnectionOptions(**options)
 
 
 def test_importing_the_client_imports_nothing_heavy():
@@ -485,31 +276,3 @@ def test_importing_the_client_imports_nothing_heavy():
     code = f"import cape.client, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_photograph_larger_than_grpcs_retry_buffer_is_sent_again(scripted, face):
-    from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
-
-    class Poses(pose_service_pb2_grpc.PoseServiceServicer):
-        calls = 0
-
-        def EstimatePose(self, request, context):  # noqa: N802 (the name is gRPC's)
-            self.calls += 1
-            if self.calls == 1:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
-            return pose_service_pb2.EstimatePoseResponse()
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)).save(buffer, "PNG")
-    assert len(buffer.getvalue()) > 2**20
-    service = Poses()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    pose_service_pb2_grpc.add_PoseServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("localhost:0")
-    server.start()
-    try:
-        with Client(f"localhost:{port}") as client:
-            assert client.estimate(buffer.getvalue(), "supports/any").instances == ()
-    finally:
-        server.stop(0)
-    assert service.calls == 2
