@@ -72,5 +72,7 @@ def test_the_shipped_configurations_are_complete_but_for_paths():
     assert isinstance(robustness.data, SyntheticSource) and len(robustness.variations) == 5
     capellm = read_configuration(CONFIGURATIONS / "capellm.yaml", {"checkpoint": "c"})
     assert capellm.shots == 0 and "renamed" in capellm.variations
-    known = {"capellm.yaml", "coco_person.yaml", "mp100.yaml", "robustness.yaml"}
+    seen = read_configuration(CONFIGURATIONS / "capellm_seen.yaml", {"checkpoint": "c"})
+    assert seen.shots == 0
+    known = {"capellm.yaml", "capellm_seen.yaml", "coco_person.yaml", "mp100.yaml", "robustness.yaml"}
     assert {path.name for path in CONFIGURATIONS.iterdir()} == known
