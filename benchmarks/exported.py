@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.engine_choices import EngineChoice
 from cape.client.messages import support_message
 from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, EstimationError, QueryObject
 from cape.evaluation.kept import Kept
@@ -17,10 +18,10 @@ from cape.manifest import Manifest, ManifestError, read_manifest
 from cape.modalities import MissingModalityError
 from cape.support import SupportDefinition
 from service.batching import Batcher
+from service.engines import load_engine
 from service.errors import EngineError, InvalidFieldError, ServiceError
 from service.errors import MissingModalityError as ServedModalityError
 from service.images import ImageLimits
-from service.onnx_engine import OnnxRuntimeEngine
 from service.pipeline import PoseEstimator, QueryFeatures, support_cache
 from service.preparation import prepare_support
 from service.support_definition import SupportDefinition as CheckedDefinition
@@ -38,24 +39,33 @@ LIMITS = ImageLimits(max_bytes=2**32, max_pixels=2**30)
 
 
 class ExportedEstimator:
-    """An `Estimator` that runs an exported repository in ONNX Runtime, in whatever precision it has.
+    """An `Estimator` that runs an exported repository, in whatever precision it has.
 
     Args:
         repository: folder that `capeserve export` wrote.
         system: one of it; empty for the first.
         threads: CPU threads of a run; None for one per CPU.
+        choice: what runs it.
 
     Raises:
         EstimationError: the repository cannot be used.
     """
 
-    def __init__(self, repository: Path, system: str = "", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        system: str = "",
+        threads: int | None = None,
+        choice: EngineChoice = EngineChoice("onnxruntime"),  # noqa: B008 (immutable)
+    ) -> None:
         try:
             self._manifest = read_manifest(repository)
             self._system = system or next(iter(self._manifest.systems))
             if self._system not in self._manifest.systems:
                 raise EstimationError(f"{repository}: there is no system {system!r}")
-            self._engine = OnnxRuntimeEngine(repository, self._manifest, threads)
+            self._engine = load_engine(
+                choice.engine, repository, self._manifest, threads=threads, precision=choice.precision
+            )
             self._loop = asyncio.new_event_loop()
             self._loop.run_until_complete(self._start(repository))
         except (ManifestError, EngineError, ValueError) as error:
@@ -112,11 +122,15 @@ class ExportedEstimator:
         except ValueError as error:
             raise InvalidFieldError("box", str(error)) from None
 
+    def _pixels(self, query: QueryObject, crop: Crop) -> npt.NDArray[np.uint8]:
+        """What the model sees of a query: RGB, uint8 [size, size, 3]."""
+        return crop.extract(query.image)
+
     async def _encode(self, queries: Sequence[QueryObject], crops: Sequence[Crop]) -> list[npt.NDArray[np.generic]]:
         """Features [C, F, F] of queries; those of objects that were asked for before are there already."""
         features = {query.object_id: self._features.get(query.object_id) for query in queries}
         new = [row for row, query in enumerate(queries) if features[query.object_id] is None]
-        pixels = [crops[row].extract(queries[row].image) for row in new]
+        pixels = [self._pixels(queries[row], crops[row]) for row in new]
         computed = await self._poses.query_features(self._system, pixels)
         for row, one in zip(new, computed.features, strict=True):
             own = one.copy()  # a view would keep the whole batch alive

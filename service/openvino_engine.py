@@ -30,6 +30,11 @@ BFLOAT16 = "BF16"
 """How OpenVINO lists a CPU that multiplies bfloat16 natively (AVX512-BF16 or AMX); others would emulate it, slower."""
 
 
+def multiplies_bfloat16(core: openvino.Core | None = None) -> bool:
+    """Whether this CPU multiplies bfloat16 natively."""
+    return BFLOAT16 in (core or openvino.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoEngine:
     """One compiled model per component. Implements `service.engine.Engine`."""
 
@@ -52,7 +57,7 @@ class OpenVinoEngine:
         """
         self._manifest = manifest
         core = openvino.Core()
-        if precision == "bfloat16" and BFLOAT16 not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bfloat16" and not multiplies_bfloat16(core):
             raise EngineError("engine", "this CPU does not multiply bfloat16 (no AVX512-BF16, no AMX): use float32")
         self._precision = precision
         configuration = {

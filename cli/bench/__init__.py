@@ -13,6 +13,7 @@ COMMANDS = {
     "engine": "Measure engines by themselves.",
     "ablation": "Train every system alike and compare them on unseen categories.",
     "latency": "Measure Table 5 again: cold and warm, the engine by itself and over gRPC.",
+    "accuracy": "Measure PCK lost between PyTorch float32 and what is served.",
     "load": "Measure a server under load: throughput, latency, batch sizes, overload.",
     "compare": "Measure against PyTorch and LitServe around the same weights.",
     "scaling": "Measure what keypoints, shots, boxes, image sizes, cores and processes cost.",

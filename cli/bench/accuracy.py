@@ -1,0 +1,89 @@
+"""`capeserve bench accuracy`: what serving costs in accuracy."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.bench.options import progress_line, recorded, serves, several_repositories, show
+
+if TYPE_CHECKING:
+    from benchmarks.records import Record
+
+_PATH = click.Path(exists=True, path_type=Path)
+
+
+@click.command()
+@click.option("--checkpoint", required=True, type=_PATH, help="What the repositories were exported from.")
+@several_repositories
+@serves
+@click.option("--coco", type=_PATH, help="COCO keypoint file or folder.  [default: procedural pictures]")
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of its images.")
+@click.option("--split", default="test", show_default=True, help="Part of the data.")
+@click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
+@click.option("--shots", type=click.IntRange(1, 16), default=1, show_default=True, help="Support images of an episode.")
+@click.option("--episodes", type=click.IntRange(min=1), default=2, show_default=True, help="Episodes of a category.")
+@click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Queries of an episode.")
+@click.option("--seed", default=1, show_default=True, help="Of the pairs.")
+@click.option(
+    "--megapixels",
+    type=click.FloatRange(min=0.1),
+    help="Also enlarge the queries to so many million pixels, as JPEGs, and compare decoding them in full with "
+    "decoding them at the scale that their crops need, in the first repository.",
+)
+@recorded("accuracy", "What serving costs in accuracy")
+def accuracy(
+    checkpoint: Path,
+    repositories: tuple[Path, ...],
+    settings: dict[str, object],
+    coco: Path | None,
+    images: Path | None,
+    split: str,
+    categories: tuple[str, ...],
+    shots: int,
+    episodes: int,
+    queries: int,
+    seed: int,
+    megapixels: float | None,
+    record: Record,
+) -> None:
+    """Measure PCK lost between PyTorch float32 and what is served, on the same test pairs.
+
+    The checkpoint in PyTorch, its exported repositories in every engine and precision that this machine has, and each
+    of them in a service of its own, over gRPC; --engine and --precision choose the service's.
+    """
+    from benchmarks.accuracy import reduced_accuracy, served_accuracy
+    from benchmarks.accuracy_report import document, draw, tables
+    from cape.checkpoints import CheckpointError
+    from cape.data.dataset import DatasetError
+    from cape.data.pairs import draw_pairs
+    from cape.data.sources import open_dataset, parse_data_source
+    from cape.evaluation.estimator import EstimationError
+    from cape.modalities import MissingModalityError
+    from cli.bench.serving import serve
+    from cli.checkpoints import load_any
+
+    try:
+        dataset = open_dataset(parse_data_source(_source(coco, images, split, categories)))
+        plan = draw_pairs(dataset, shots=shots, episodes=episodes, queries=queries, seed=seed)
+        loaded = load_any(checkpoint, None, None)
+        found = [served_accuracy(dataset, plan, loaded, repositories, serve, settings, progress_line)]
+        record.write(document(found), tables(found, plan.notes))
+        if megapixels is not None:
+            found.append(reduced_accuracy(dataset, plan, repositories[0], megapixels, progress_line))
+    except (CheckpointError, DatasetError, EstimationError, MissingModalityError) as error:
+        raise click.ClickException(str(error)) from None
+    shown = tables(found, plan.notes)
+    show(shown, record.write(document(found), shown, functools.partial(draw, found)))
+
+
+def _source(coco: Path | None, images: Path | None, split: str, categories: tuple[str, ...]) -> dict[str, Any]:
+    """What is said of the data, as `parse_data_source` takes it."""
+    if coco is None:
+        if images is not None or categories:
+            raise click.UsageError("--images and --category belong to --coco")
+        return {"kind": "synthetic", "split": split}
+    return {"kind": "coco", "annotations": coco, "images": images, "split": split, "categories": categories}
