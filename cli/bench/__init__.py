@@ -14,6 +14,7 @@ COMMANDS = {
     "ablation": "Train every system alike and compare them on unseen categories.",
     "latency": "Measure Table 5 again: cold and warm, the engine by itself and over gRPC.",
     "accuracy": "Measure PCK lost between PyTorch float32 and what is served.",
+    "roofline": "Measure the backbone beside its matrix products at this machine's peak.",
     "load": "Measure a server under load: throughput, latency, batch sizes, overload.",
     "compare": "Measure against PyTorch and LitServe around the same weights.",
     "scaling": "Measure what keypoints, shots, boxes, image sizes, cores and processes cost.",

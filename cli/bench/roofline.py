@@ -1,0 +1,40 @@
+"""`capeserve bench roofline`: the backbone beside the machine's limit."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.bench.options import progress_line, recorded, several_repositories, show
+
+if TYPE_CHECKING:
+    from benchmarks.records import Record
+
+
+@click.command()
+@several_repositories
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 4), show_default=True)
+@click.option("--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Measured runs of each kind.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  [default: one per CPU]")
+@recorded("roofline", "The backbone and the machine's limit")
+def roofline(
+    repositories: tuple[Path, ...], batches: tuple[int, ...], runs: int, threads: int | None, record: Record
+) -> None:
+    """Measure the image backbone's time beside that of its matrix products at the peak of this machine.
+
+    In every engine and precision that is here; the peak is measured with large products in the same engine, in turns
+    with the backbone.
+    """
+    from benchmarks.matrix_flops import UncountableError
+    from benchmarks.roofline import measure_rooflines
+    from benchmarks.roofline_report import document, draw, tables
+    from service.errors import EngineError
+
+    try:
+        found = measure_rooflines(repositories, batches=batches, runs=runs, threads=threads, progress=progress_line)
+    except (EngineError, UncountableError) as error:
+        raise click.ClickException(str(error)) from None
+    show(tables(found), record.write(document(found), tables(found), functools.partial(draw, found)))
