@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cape.manifest import Manifest, read_manifest
 from service.engine import Tensors
+from service.memory import keep_freed_memory
 from service.server import running_server
 from service.settings import load_settings
 
@@ -50,6 +51,7 @@ class NullEngine:
 
 async def main(repository: Path, port: int, settings: Mapping[str, str]) -> None:
     """Serves until SIGTERM; says on standard output when it is ready."""
+    keep_freed_memory()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     fixed = {"repository": repository, "port": port, "metrics_port": 0, "registry": "sqlite://", "decode_threads": 1}

@@ -30,6 +30,7 @@ from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
 from service.listening import access_of, address_of, health_server, listen
+from service.memory import keep_freed_memory
 from service.requests import Tracer
 from service.settings import Settings
 
@@ -94,6 +95,7 @@ async def serve(settings: Settings) -> bool:
     Raises:
         StartError: the server cannot start.
     """
+    keep_freed_memory()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
