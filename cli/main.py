@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "Show why keypoints are found where they are.",
     "export": "Turn a checkpoint into a model repository.",
     "pack": "Store a checkpoint in half precision, to hand it on.",
+    "quantise": "Store a repository's image backbone in int8, calibrated and checked.",
     "serve": "Serve a model repository over gRPC.",
     "soak": "Send mixed traffic under random faults, and count what becomes of it.",
     "support": "Register, list, show and delete supports.",

@@ -93,8 +93,8 @@ def export_repository(
         raise ExportError(problem)
     if add:
         check_addition(output, checkpoint.system.configuration.system)
-    elif output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
-        raise ExportError(f"{output} is there already; --force replaces it")
+    else:
+        check_output(output, force)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
@@ -103,14 +103,25 @@ def export_repository(
             exported = exported._replace(manifest=add_system(output, partial))
         write_configurations(partial, exported.manifest, triton)
         partial.chmod(0o755)
-        _replace(partial, output)
+        put_in_place(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return exported
 
 
-def _replace(partial: Path, output: Path) -> None:
+def check_output(output: Path, force: bool) -> None:
+    """Checks that a repository may be written there, before the long work.
+
+    Raises:
+        ExportError: something is there already, and `force` is not given.
+    """
+    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+        raise ExportError(f"{output} is there already; --force replaces it")
+
+
+def put_in_place(partial: Path, output: Path) -> None:
+    """Moves a finished repository to its place in one step, in place of what is there."""
     if output.is_dir() and any(output.iterdir()):
         old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
         output.rename(old / "repository")

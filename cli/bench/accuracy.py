@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.annotated_data import annotated_data
 from cli.bench.options import progress_line, recorded, serves, several_repositories, show
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @click.option("--checkpoint", required=True, type=_PATH, help="What the repositories were exported from.")
 @several_repositories
 @serves
-@click.option("--coco", type=_PATH, help="COCO keypoint file or folder.  [default: procedural pictures]")
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of its images.")
-@click.option("--split", default="test", show_default=True, help="Part of the data.")
-@click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
+@annotated_data
 @click.option("--shots", type=click.IntRange(1, 16), default=1, show_default=True, help="Support images of an episode.")
 @click.option("--episodes", type=click.IntRange(min=1), default=2, show_default=True, help="Episodes of a category.")
 @click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Queries of an episode.")
@@ -39,10 +37,7 @@ def accuracy(
     checkpoint: Path,
     repositories: tuple[Path, ...],
     settings: dict[str, object],
-    coco: Path | None,
-    images: Path | None,
-    split: str,
-    categories: tuple[str, ...],
+    data: dict[str, Any],
     shots: int,
     episodes: int,
     queries: int,
@@ -67,7 +62,7 @@ def accuracy(
     from cli.checkpoints import load_any
 
     try:
-        dataset = open_dataset(parse_data_source(_source(coco, images, split, categories)))
+        dataset = open_dataset(parse_data_source(data))
         plan = draw_pairs(dataset, shots=shots, episodes=episodes, queries=queries, seed=seed)
         loaded = load_any(checkpoint, None, None)
         found = [served_accuracy(dataset, plan, loaded, repositories, serve, settings, progress_line)]
@@ -78,12 +73,3 @@ def accuracy(
         raise click.ClickException(str(error)) from None
     shown = tables(found, plan.notes)
     show(shown, record.write(document(found), shown, functools.partial(draw, found)))
-
-
-def _source(coco: Path | None, images: Path | None, split: str, categories: tuple[str, ...]) -> dict[str, Any]:
-    """What is said of the data, as `parse_data_source` takes it."""
-    if coco is None:
-        if images is not None or categories:
-            raise click.UsageError("--images and --category belong to --coco")
-        return {"kind": "synthetic", "split": split}
-    return {"kind": "coco", "annotations": coco, "images": images, "split": split, "categories": categories}
