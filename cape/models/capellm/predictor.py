@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cape.capellm.answers import Readout
+from cape.capellm.configuration import InstructionConfiguration
 from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.instructions import opening, question
 from cape.capellm.tokenizer import CapeLlmTokenizer
@@ -32,6 +33,17 @@ class Prompts(NamedTuple):
     questions: tuple[tuple[int, ...], ...]
 
 
+def support_prompts(
+    instruction: InstructionConfiguration, tokenizer: CapeLlmTokenizer, support: SupportDefinition
+) -> Prompts:
+    """The tokens of a support's words, as an instruction puts them."""
+    shared = tokenizer.tokens(opening(instruction, support.category, support.keypoints)).ids
+    return Prompts(
+        (tokenizer.begin, *shared),
+        tuple(tokenizer.tokens(question(instruction, keypoint)).ids for keypoint in support.keypoints),
+    )
+
+
 class CapeLlmPredictor:
     """Finds the keypoints of a support in crops.
 
@@ -48,12 +60,7 @@ class CapeLlmPredictor:
 
     def prompts(self, support: SupportDefinition) -> Prompts:
         """The tokens of a support's words; of its images nothing is used."""
-        instruction, tokens = self.model.configuration.instruction, self.tokenizer.tokens
-        shared = tokens(opening(instruction, support.category, support.keypoints)).ids
-        return Prompts(
-            (self.tokenizer.begin, *shared),
-            tuple(tokens(question(instruction, keypoint)).ids for keypoint in support.keypoints),
-        )
+        return support_prompts(self.model.configuration.instruction, self.tokenizer, support)
 
     @torch.inference_mode()
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
