@@ -33,7 +33,7 @@ from cli.consoles import console, step_progress
 if TYPE_CHECKING:
     import torch
 
-    from cape.capellm.answers import Readout
+    from cape.capellm.configuration import Readout
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -26,10 +26,17 @@ from service.queues import Row, RowQueue, RowResult
 
 logger = logging.getLogger(__name__)
 
-CHAIN: tuple[Role, ...] = ("image_backbone", "text_encoder", "support_fusion", "pose_decoder")
+CHAIN: tuple[Role, ...] = (
+    "image_backbone",
+    "capellm_vision",
+    "text_encoder",
+    "support_fusion",
+    "pose_decoder",
+    "capellm_decoder",
+)
 """Roles in the order in which a request passes them."""
 
-ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "text_encoder"})
+ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
 """Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
 carry on work that is already paid for, and cannot be more than the requests that were let in."""
 

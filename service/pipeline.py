@@ -131,11 +131,11 @@ class PoseEstimator:
             encoder: computes support tokens.
             supports: keeps them, see `support_cache`.
         """
-        self._manifest = manifest
+        self._systems = manifest.support_systems
         self._runner = runner
         self._encoder = encoder
         self._supports = supports
-        self._versions = {system: manifest.version(system) for system in manifest.systems}
+        self._versions = {system: manifest.version(system) for system in self._systems}
 
     async def support_tokens(
         self, system: str, key: str, load: Callable[[], Awaitable[SupportSet]], deadline: float | None = None
@@ -174,7 +174,7 @@ class PoseEstimator:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        rows = await encode_images(self._runner, self._manifest.systems[system], crops, deadline)
+        rows = await encode_images(self._runner, self._systems[system], crops, deadline)
         features = tuple(row.outputs["features"] for row in rows)
         return QueryFeatures(features, loop.time() - started, _longest_wait(rows))
 
@@ -228,7 +228,7 @@ class PoseEstimator:
         if isinstance(queries, QueryCrops):
             model, inputs = queries.model, [{"image": crop} for crop in queries.crops]
         else:
-            model = self._manifest.systems[system].components["pose_decoder"]
+            model = self._systems[system].components["pose_decoder"]
             inputs = [{"features": features} for features in queries.features]
         outputs = ["keypoints", "scores"] + ["similarity"] * similarity + ["proposals"] * proposals
         shared = {"support_tokens": support.tokens, "mask": support.mask, "adjacency": support.adjacency}

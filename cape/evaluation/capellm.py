@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cape.capellm.answers import Readout
+from cape.capellm.configuration import Readout
 from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, QueryObject
 from cape.evaluation.kept import Kept
 from cape.geometry import Crop

@@ -48,14 +48,15 @@ def write_configurations(
             profiles it has.
     """
     plans = plans or {}
-    roles = {name: role for system in manifest.systems.values() for role, name in system.components.items()}
-    for name in manifest.components:
+    systems = manifest.support_systems
+    roles = {name: role for system in systems.values() for role, name in system.components.items()}
+    for name in roles:
         _write(repository / name, roles[name], _component(manifest, name, roles[name], options, plans.get(name)))
-    every = [ensemble for system in manifest.systems for ensemble in ensembles(manifest, system)]
+    every = [ensemble for system in systems for ensemble in ensembles(manifest, system)]
     if any(step.model == SINGLE_SHOT for ensemble in every for step in ensemble.steps):
         write_single_shot(repository / SINGLE_SHOT / MODEL_FILE)
         _write(repository / SINGLE_SHOT, SINGLE_SHOT, _single_shot(manifest))
-    for system in manifest.systems:
+    for system in systems:
         for ensemble in ensembles(manifest, system):
             # Triton wants a version, and stores of objects keep no empty folders.
             version = repository / ensemble.name / "1" / ".keep"
@@ -124,7 +125,9 @@ def _warmups(manifest: Manifest, inputs: tuple[TensorSpec, ...], role: Role) -> 
 
 def _profile(manifest: Manifest, spec: TensorSpec, role: Role, max_batch: int) -> tuple[str, str, str]:
     """Smallest, usual and largest shape of an input, as '4x256x256x3'."""
-    longest = max((s.text_encoder.max_tokens for s in manifest.systems.values() if s.text_encoder), default=TOKENS)
+    longest = max(
+        (s.text_encoder.max_tokens for s in manifest.support_systems.values() if s.text_encoder), default=TOKENS
+    )
     smallest = {"B": 1, "K": 1, "S": 1, "T": 1}
     usual = {"B": USUAL_BATCH[role], "K": manifest.keypoint_buckets[0], "S": 1, "T": TOKENS}
     largest = {"B": max_batch, "K": manifest.max_keypoints, "S": manifest.max_shots, "T": longest}

@@ -89,7 +89,7 @@ def load_capellm(folder: Path) -> CapeLlmCheckpoint:
     try:
         configuration = parse_capellm_configuration(files[0].read_bytes(), files[0])
         state = load_file(files[1])
-        tokenizer = CapeLlmTokenizer.read(files[2], configuration)
+        tokenizer = CapeLlmTokenizer.read(files[2], configuration.special_tokens)
     except SafetensorError as error:
         raise CheckpointError(f"{files[1]}: not a safetensors file ({error})") from None
     except (ConfigurationError, TokenizerError) as error:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cape.capellm.answers import Readout
-from cape.capellm.configuration import InstructionConfiguration
+from cape.capellm.configuration import InstructionConfiguration, Readout
 from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.instructions import opening, question
 from cape.capellm.tokenizer import CapeLlmTokenizer

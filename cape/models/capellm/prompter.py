@@ -93,7 +93,7 @@ def load_prompter(folder: Path) -> StoredPrompter:
         configuration = parse_capellm_configuration(files[0].read_bytes(), files[0])
         prompter = Prompter(configuration)
         prompter.load_state_dict(load_file(files[1]))
-        tokenizer = CapeLlmTokenizer.read(files[2], configuration)
+        tokenizer = CapeLlmTokenizer.read(files[2], configuration.special_tokens)
     except (ConfigurationError, TokenizerError) as error:
         raise CheckpointError(str(error)) from None
     except Exception as error:  # safetensors and torch have errors of their own

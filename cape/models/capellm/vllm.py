@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cape.capellm.answers import Readout
+from cape.capellm.configuration import Readout
 from cape.capellm.coordinates import ANSWER_PATTERN, parse_coordinates
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.models.capellm.decoding import DecodingCost, Located
