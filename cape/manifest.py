@@ -52,7 +52,9 @@ class ComponentManifest(_Strict):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    precision: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
+        "float32", description="Of its products; int8 and int4 are those of stored weights."
+    )
     max_batch_size: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
@@ -169,6 +171,18 @@ class TextLimits(_Strict):
     sequence: int = Field(ge=1, description="Image, instruction, one question and its answer together.")
 
 
+class RoundedWeights(_Strict):
+    """What storing weights in few bits does to answers, on the same questions as float32."""
+
+    weights: Literal["int8", "int4"] = Field(description="Of the language model.")
+    answers: int = Field(ge=1, description="Keypoints that were asked for.")
+    equal_answers: float = Field(ge=0, le=1, description="Share of them that are the same token for token.")
+    equal_tokens: float = Field(ge=0, le=1, description="Share of the decided tokens, the digits, that are the same.")
+    mean_distance: float = Field(ge=0, description="Between keypoints, as a fraction of the crop.")
+    largest_distance: float = Field(ge=0)
+    tolerance: float = Field(ge=0, description="Mean distance that was let pass.")
+
+
 class LanguageSystemManifest(_System):
     """A system that asks a language model about an image, a question a keypoint."""
 
@@ -183,6 +197,7 @@ class LanguageSystemManifest(_System):
     instruction: InstructionConfiguration
     readout: Readout = Field(description="How digits become a coordinate.")
     limits: TextLimits
+    rounded: RoundedWeights | None = Field(None, description="None: weights are float32.")
 
     @model_validator(mode="after")
     def _both_components(self) -> LanguageSystemManifest:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+from rich.table import Table
 
 from cli.consoles import step_progress
 
 if TYPE_CHECKING:
     from cape.capellm.configuration import Readout
+    from export.capellm_weights import WeightsCost
     from export.repository import Exported
+    from export.triton.options import TritonOptions
+    from export.weights import Weights
 
 NOT_FOR_CAPELLM = (
     "system",
@@ -23,12 +27,11 @@ NOT_FOR_CAPELLM = (
     "targets",
     "precision",
     "strip_weights",
-    "triton_device",
     "triton_accelerator",
 )
 """Parameters of the command that mean nothing for a CapeLLM."""
 
-ONLY_FOR_CAPELLM = ("readout",)
+ONLY_FOR_CAPELLM = ("readout", "weights", "weights_tolerance")
 
 
 def refuse_given(names: tuple[str, ...], reason: str) -> None:
@@ -44,13 +47,26 @@ def refuse_given(names: tuple[str, ...], reason: str) -> None:
             raise click.UsageError(f"{flags[name]}: {reason}")
 
 
-def export_capellm(checkpoint: Path, output: Path, readout: Readout, *, force: bool, add: bool) -> Exported:
+def export_capellm(
+    checkpoint: Path,
+    output: Path,
+    readout: Readout,
+    weights: Weights,
+    weights_tolerance: float | None,
+    triton: TritonOptions,
+    *,
+    force: bool,
+    add: bool,
+) -> Exported:
     """Exports it; what goes wrong ends the command with a clear message."""
+    if weights == "float32":
+        refuse_given(("weights_tolerance",), "only with --weights int8 or int4")
     refuse_given(NOT_FOR_CAPELLM, f"{checkpoint} is a CapeLLM, for which there is no such choice")
     try:
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
         from export.capellm_repository import export_capellm_repository
+        from export.capellm_weights import TOLERANCE
         from export.graph import ExportError
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
@@ -58,7 +74,38 @@ def export_capellm(checkpoint: Path, output: Path, readout: Readout, *, force: b
         with step_progress() as progress:
             progress("loading", 0, 1)
             return export_capellm_repository(
-                load_capellm(checkpoint), output, readout=readout, force=force, add=add, progress=progress
+                load_capellm(checkpoint),
+                output,
+                readout=readout,
+                weights=weights,
+                weights_tolerance=TOLERANCE if weights_tolerance is None else weights_tolerance,
+                triton=triton,
+                force=force,
+                add=add,
+                progress=progress,
             )
     except (CheckpointError, ExportError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def weights_table(cost: WeightsCost) -> Table:
+    """What rounded weights change, beside float32."""
+    answers = cost.answers
+    table = Table(
+        title=f"{answers.weights} weights against float32, {answers.answers} answers",
+        caption=f"A mean distance of {answers.tolerance:g} of the crop is let pass. Times are of this machine, both in "
+        "turns.",
+    )
+    table.add_column("")
+    table.add_column("float32", justify="right")
+    table.add_column(answers.weights, justify="right")
+    for row in (
+        ("graphs, MiB", f"{cost.float32_bytes / 2**20:.1f}", f"{cost.bytes / 2**20:.1f}"),
+        ("an image's keypoints, ms", f"{cost.float32_seconds * 1e3:.1f}", f"{cost.seconds * 1e3:.1f}"),
+        ("equal answers", "", f"{answers.equal_answers:.1%}"),
+        ("equal digit tokens", "", f"{answers.equal_tokens:.1%}"),
+        ("mean distance of keypoints", "", f"{answers.mean_distance:.4f}"),
+        ("largest", "", f"{answers.largest_distance:.4f}"),
+    ):
+        table.add_row(*row)
+    return table

@@ -92,7 +92,7 @@ def compare_answers(
             crops = photograph_crops(generator, images, size)
         else:
             crops = generator.integers(0, 256, (images, size, size, 3), dtype=np.uint8)
-        prompts = predictor.prompts(_support(keypoints))
+        prompts = predictor.prompts(some_support(keypoints))
         expected_tokens = predictor.encode(list(crops))
         expected = predictor.locate(expected_tokens, prompts, readout)
         image_tokens = runtime.run(VISION, {"image": crops})["image_tokens"]
@@ -119,8 +119,8 @@ def compare_answers(
         yield
 
 
-def _support(keypoints: int) -> SupportDefinition:
-    """Every other keypoint has a description."""
+def some_support(keypoints: int) -> SupportDefinition:
+    """A support of so many keypoints, of which every other one has a description."""
     names = [f"{TEXTS[index % len(TEXTS)]} {index}" for index in range(keypoints)]
     definitions = (KeypointDefinition(name, f"the {name}" if index % 2 else "") for index, name in enumerate(names))
     return SupportDefinition("animal", tuple(definitions))

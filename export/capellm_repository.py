@@ -23,6 +23,7 @@ from cape.manifest import (
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
 from export.capellm import DECODER, VISION, cache_of, decoder_tensors, export_capellm, vision_tensors
 from export.capellm_parity import CASES, compare_answers
+from export.capellm_weights import TOLERANCE, WeightsCost, round_weights
 from export.graph import ExportError, graph_digest
 from export.parity import Differences, Runtime
 from export.repository import (
@@ -35,6 +36,7 @@ from export.repository import (
     require_parity,
 )
 from export.triton.options import TritonOptions
+from export.weights import Weights
 
 MAX_BATCH_SIZE = {VISION: 16, DECODER: 64}
 """Rows of a run: crops; and questions, of which each carries the keys and values of its image (20 MB for a Llama 1B
@@ -50,6 +52,8 @@ def export_capellm_repository(
     output: Path,
     *,
     readout: Readout = "greedy",
+    weights: Weights = "float32",
+    weights_tolerance: float = TOLERANCE,
     force: bool = False,
     add: bool = False,
     triton: TritonOptions = TritonOptions(),  # noqa: B008 (immutable)
@@ -61,20 +65,30 @@ def export_capellm_repository(
         checkpoint: as `load_capellm` returns it.
         output, force, add, triton, progress: see `export.repository.export_repository`.
         readout: how digits become a coordinate, for all that the repository answers.
+        weights: how the weights of products are stored; float32 is proven first, and others are compared with it.
+        weights_tolerance: mean distance from float32's keypoints, as a fraction of the crop, that is let pass.
 
     Raises:
-        ExportError: as `export_repository`; or the model's answers are not text. Nothing is written then.
+        ExportError: as `export_repository`; or the model's answers are not text, or with rounded weights too far
+            from float32's. Nothing is written then.
     """
     if checkpoint.model.configuration.instruction.answer != "text":
         raise ExportError(f"{checkpoint.source}: instruction.answer is 'token'; only 'text' answers can be exported")
 
     def write(folder: Path) -> Exported:
-        return _write(checkpoint, folder, readout, progress)
+        return _write(checkpoint, folder, readout, weights, weights_tolerance, progress)
 
     return put_repository(write, SYSTEM, output, force=force, add=add, triton=triton)
 
 
-def _write(checkpoint: CapeLlmCheckpoint, folder: Path, readout: Readout, progress: Progress) -> Exported:
+def _write(
+    checkpoint: CapeLlmCheckpoint,
+    folder: Path,
+    readout: Readout,
+    weights: Weights,
+    weights_tolerance: float,
+    progress: Progress,
+) -> Exported:
     steps = 1 + len(CASES)
     progress("tracing", 0, steps)
     checkpoint.model.to(device="cpu", dtype=torch.float32).eval()
@@ -88,13 +102,29 @@ def _write(checkpoint: CapeLlmCheckpoint, folder: Path, readout: Readout, progre
         progress("comparing answers", done, steps)
     parity = differences.entries()
     require_parity(parity)
-    manifest = _manifest(checkpoint, folder, readout, parity)
+    cost = None
+    if weights != "float32":
+        progress("rounding weights", 0, 1)
+        cost = round_weights(
+            checkpoint,
+            folder,
+            weights,
+            readout,
+            weights_tolerance,
+            lambda done, total: progress("comparing with float32", done, total),
+        )
+        parity = cost.parity
+    manifest = _manifest(checkpoint, folder, readout, parity, cost)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Exported(manifest, SYSTEM, 0)
+    return Exported(manifest, SYSTEM, 0, cost)
 
 
 def _manifest(
-    checkpoint: CapeLlmCheckpoint, folder: Path, readout: Readout, parity: tuple[ParityEntry, ...]
+    checkpoint: CapeLlmCheckpoint,
+    folder: Path,
+    readout: Readout,
+    parity: tuple[ParityEntry, ...],
+    cost: WeightsCost | None,
 ) -> Manifest:
     model, configuration = checkpoint.model, checkpoint.model.configuration
     seeing = sum(p.numel() for p in (*model.vision.parameters(), *model.projection.parameters()))
@@ -107,6 +137,7 @@ def _manifest(
         components[name] = ComponentManifest(
             inputs=inputs,
             outputs=outputs,
+            precision=cost.precisions.get(name, "float32") if cost else "float32",
             max_batch_size=MAX_BATCH_SIZE[name],
             sha256=digest,
             bytes=size,
@@ -144,6 +175,7 @@ def _manifest(
                     description=DESCRIPTION_TOKENS,
                     sequence=model.language.config.max_position_embeddings,
                 ),
+                rounded=cost.answers if cost else None,
             )
         },
         source=SourceManifest(

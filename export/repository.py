@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -39,6 +39,9 @@ from export.parity import (
 from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
 
+if TYPE_CHECKING:
+    from export.capellm_weights import WeightsCost
+
 KEYPOINT_BUCKETS = (24, 48, 72, 100)
 """Keypoint counts that supports are padded to: few, so that requests of different supports share a batch and an
 engine that compiles per shape compiles few; 24 costs 2 % more than 17, beside 256 image tokens."""
@@ -56,11 +59,13 @@ class Exported(NamedTuple):
         manifest: as written.
         system: the one that was exported.
         ties: keypoints that parity left out because PyTorch's own answer is undefined up to rounding.
+        weights: what rounding a language model's weights cost; None where they are float32.
     """
 
     manifest: Manifest
     system: str
     ties: int
+    weights: WeightsCost | None = None
 
 
 def export_repository(

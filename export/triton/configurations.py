@@ -28,8 +28,13 @@ WARM_BATCHES: dict[Role, tuple[int, ...]] = {
     "text_encoder": (1, 16, 64),
     "support_fusion": (1,),
     "pose_decoder": (1,),
+    "capellm_vision": (1, 4, 8, 16),
+    "capellm_decoder": (1, 8, 32),
 }
 """Batch sizes of the warm-up requests."""
+
+LANGUAGE_ROLES: frozenset[Role] = frozenset({"capellm_vision", "capellm_decoder"})
+"""Components that ONNX Runtime runs by itself: an accelerator would compile for every length of keys and values."""
 
 USUAL_BATCH: dict[Role, int] = {"image_backbone": 4, "text_encoder": 32, "support_fusion": 1, "pose_decoder": 4}
 """Batch sizes that TensorRT tunes its engines for."""
@@ -49,7 +54,7 @@ def write_configurations(
     """
     plans = plans or {}
     systems = manifest.support_systems
-    roles = {name: role for system in systems.values() for role, name in system.components.items()}
+    roles = {name: role for system in manifest.systems.values() for role, name in system.components.items()}
     for name in roles:
         _write(repository / name, roles[name], _component(manifest, name, roles[name], options, plans.get(name)))
     every = [ensemble for system in systems for ensemble in ensembles(manifest, system)]
@@ -76,7 +81,11 @@ def _component(
     manifest: Manifest, name: str, role: Role, options: TritonOptions, plan_profiles: int | None
 ) -> dict[str, str]:
     component = manifest.components[name]
-    profiles = {spec.name: _profile(manifest, spec, role, component.max_batch_size) for spec in component.inputs}
+    profiles = {}
+    if role in LANGUAGE_ROLES:
+        options = options._replace(accelerator="none")
+    else:
+        profiles = {spec.name: _profile(manifest, spec, role, component.max_batch_size) for spec in component.inputs}
     return {
         "backend": "onnxruntime" if plan_profiles is None else "tensorrt",
         "max_batch_size": str(component.max_batch_size),
@@ -88,7 +97,11 @@ def _component(
         "version_policy": blocks.version_policy(),
         # Compared by the service, so that it never answers with a graph that its manifest does not describe.
         "identity": blocks.parameter("sha256", component.sha256),
-        "warmup": "\n".join(_warmups(manifest, component.inputs, role)),
+        "warmup": "\n".join(
+            _language_warmups(manifest, name, role)
+            if role in LANGUAGE_ROLES
+            else _warmups(manifest, component.inputs, role)
+        ),
     }
 
 
@@ -121,6 +134,15 @@ def _warmups(manifest: Manifest, inputs: tuple[TensorSpec, ...], role: Role) -> 
             sizes = {"K": keypoints, "S": 1, "T": TOKENS}
             shapes = [(spec, _bound(spec, sizes)) for spec in inputs]
             yield blocks.warmup(f"batch {batch}, {keypoints} keypoints", batch, shapes)
+
+
+def _language_warmups(manifest: Manifest, name: str, role: Role) -> Iterator[str]:
+    """Requests of zeros: crops, or images after one position of the past, for empty tensors are no warm-up data."""
+    system = next(one for one in manifest.language_systems.values() if one.components.get(role) == name)
+    sizes = {"T": 1, "N": system.image_tokens, "P": 1, "L": system.image_tokens + 1, "M": system.image_tokens + 2}
+    shapes = [(spec, _bound(spec, sizes)) for spec in manifest.components[name].inputs]
+    for batch in WARM_BATCHES[role]:
+        yield blocks.warmup(f"batch {batch}", batch, shapes)
 
 
 def _profile(manifest: Manifest, spec: TensorSpec, role: Role, max_batch: int) -> tuple[str, str, str]:
