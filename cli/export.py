@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cape.capellm.configuration import is_capellm
 from cli.consoles import console, step_progress
-from cli.export_capellm import ONLY_FOR_CAPELLM, export_capellm, refuse_given, weights_table
+from cli.export_capellm import ONLY_FOR_CAPELLM, export_capellm, export_vllm, refuse_given, weights_table
 
 if TYPE_CHECKING:
     from cape.capellm.configuration import Readout
@@ -105,6 +105,12 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     help="With --weights: mean distance from float32's keypoints, fraction of the crop, that is let pass.  "
     "[default: 0.02]",
 )
+@click.option(
+    "--vllm",
+    is_flag=True,
+    help="For a CapeLLM: instead of a repository, write its language model as a folder for vLLM, and beside it what "
+    "makes the prompts.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the repository to write.")
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
 @click.option("--add", is_flag=True, help="Add the system to the repository that is there; equal towers are shared.")
@@ -136,6 +142,7 @@ def export(
     readout: Readout,
     weights: Weights,
     weights_tolerance: float | None,
+    vllm: bool,
     output: Path,
     force: bool,
     add: bool,
@@ -156,6 +163,9 @@ def export(
     if checkpoint is not None and is_capellm(checkpoint):
         from export.triton.options import TritonOptions
 
+        if vllm:
+            export_vllm(checkpoint, output)
+            return
         triton = TritonOptions(triton_device)
         exported = export_capellm(checkpoint, output, readout, weights, weights_tolerance, triton, force=force, add=add)
         _done(exported, output, (weights_table(exported.weights),) if exported.weights else ())

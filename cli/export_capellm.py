@@ -31,7 +31,9 @@ NOT_FOR_CAPELLM = (
 )
 """Parameters of the command that mean nothing for a CapeLLM."""
 
-ONLY_FOR_CAPELLM = ("readout", "weights", "weights_tolerance")
+ONLY_FOR_CAPELLM = ("readout", "weights", "weights_tolerance", "vllm")
+
+NOT_WITH_VLLM = ("readout", "weights", "weights_tolerance", "force", "add", "triton_device")
 
 
 def refuse_given(names: tuple[str, ...], reason: str) -> None:
@@ -86,6 +88,30 @@ def export_capellm(
             )
     except (CheckpointError, ExportError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def export_vllm(checkpoint: Path, output: Path) -> None:
+    """Writes a CapeLLM for vLLM, and says how it is used; what goes wrong ends the command with a clear message."""
+    refuse_given(NOT_FOR_CAPELLM, f"{checkpoint} is a CapeLLM, for which there is no such choice")
+    refuse_given(NOT_WITH_VLLM, "not with --vllm")
+    try:
+        from cape.checkpoints import CheckpointError
+        from cape.models.capellm.checkpoint import load_capellm
+        from cape.models.capellm.vllm import MODEL
+        from export.capellm_vllm import export_vllm
+        from export.graph import ExportError
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
+    try:
+        language, prompter = export_vllm(load_capellm(checkpoint), output)
+    except (CheckpointError, ExportError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(
+        f"Wrote {output}. Serve and ask it:\n"
+        f"  vllm serve {language} --served-model-name {MODEL} --enable-prompt-embeds --enable-prefix-caching\n"
+        f"  capeserve evaluate --vllm http://localhost:8000 --checkpoint {prompter} --data synthetic --shots 0",
+        err=True,
+    )
 
 
 def weights_table(cost: WeightsCost) -> Table:

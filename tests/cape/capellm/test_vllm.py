@@ -12,15 +12,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from cape.models.capellm.checkpoint import CapeLlmCheckpoint
+from cape.evaluation.capellm import CapeLlmEstimator, checkpoint_estimator
+from cape.evaluation.estimator import QueryObject
+from cape.models.capellm.checkpoint import CapeLlmCheckpoint, save_capellm
 from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.models.capellm.prompter import load_prompter
 from cape.models.capellm.vllm import VllmError, VllmPredictor
-from cape.support import SupportDefinition
+from cape.support import Box, SupportDefinition
+from cli.evaluate import evaluate
+from cli.export import export
 from export.capellm_vllm import VllmFolders, export_vllm
 from tests.cape.capellm.conftest import CATEGORY, Learnt
 
@@ -146,3 +152,35 @@ def test_what_the_server_refuses_is_an_error_with_its_words(
         nobody.locate(tokens, prompts)
     with pytest.raises(ValueError, match="readout"):
         remote.locate(tokens, prompts, "expectation")
+
+
+def test_commands_write_a_model_for_vllm_and_ask_its_server(learnt: Learnt, tmp_path: Path) -> None:
+    save_capellm(learnt.model, tmp_path / "checkpoint", learnt.tokenizer.tokenizer)
+    flags = ["--checkpoint", str(tmp_path / "checkpoint"), "--vllm", "--output", str(tmp_path / "vllm")]
+    refused = CliRunner().invoke(export, [*flags, "--weights", "int8"])
+    assert "--weights: not with --vllm" in refused.output
+    written = CliRunner().invoke(export, flags)
+    assert written.exit_code == 0, written.output
+    assert f"vllm serve {tmp_path / 'vllm' / 'language'} --served-model-name capellm" in written.output
+    again = CliRunner().invoke(export, flags)
+    assert "is there already" in again.output
+    data = ["--data", "synthetic", "--split", "val", "--shots", "0", "--episodes", "1", "--queries", "1", "--json"]
+    asked = ["--checkpoint", str(tmp_path / "vllm" / "prompter"), "--vllm", "http://127.0.0.1:1"]
+    unreachable = CliRunner().invoke(evaluate, [*asked, *data])
+    assert unreachable.exit_code == 1
+    assert "127.0.0.1:1" in unreachable.output
+    distribution = CliRunner().invoke(evaluate, [*asked, *data, "--readout", "expectation"])
+    assert "readout greedy" in distribution.output
+
+
+def test_a_server_is_evaluated_like_a_checkpoint(
+    learnt: Learnt, folders: VllmFolders, server: tuple[str, Completions]
+) -> None:
+    prompter, tokenizer = load_prompter(folders.prompter)
+    predictor = VllmPredictor(prompter, tokenizer, server[0])
+    remote = CapeLlmEstimator(predictor, prompter.configuration, "folder: ", "vLLM")
+    own = checkpoint_estimator(CapeLlmCheckpoint(learnt.model, learnt.tokenizer, Path("folder"), "0" * 64))
+    query = QueryObject(0, learnt.images[0], Box(5, 5, 40, 40))
+    (expected,), (found,) = (each.estimate(SUPPORT, [query]).poses for each in (own, remote))
+    np.testing.assert_allclose(found.keypoints, expected.keypoints)
+    assert remote.name == "folder: capellm, dinov2-32x1, llama, greedy, vLLM, random weights"
