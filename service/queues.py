@@ -79,9 +79,15 @@ class RowQueue:
         rows: how many wait.
     """
 
-    def __init__(self, max_batch_size: int) -> None:
-        """Creates an empty queue whose batches have at most `max_batch_size` rows."""
+    def __init__(self, max_batch_size: int, *, uneven: bool = False) -> None:
+        """Creates an empty queue.
+
+        Args:
+            max_batch_size: most rows of a batch.
+            uneven: rows differ much in what they cost, so that the quickest run alone says how long one takes at least.
+        """
         self.rows = 0
+        self._uneven = uneven
         self._max_batch_size = max_batch_size
         self._groups: dict[Hashable, OrderedDict[int, Row]] = {}
         self._runs: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_RUNS)
@@ -139,6 +145,8 @@ class RowQueue:
         """
         if len(self._runs) < ENOUGH_RUNS or now - self._last_run > STALE_AFTER:
             return 0.0
+        if self._uneven:
+            return min(seconds * min(1.0, rows / size) for size, seconds in self._runs)
         known = max((size for size, _ in self._runs if size <= rows), default=0)
         smaller = [seconds for size, seconds in self._runs if size == known]
         share = min((seconds * rows / size for size, seconds in self._runs if size > rows), default=0.0)
