@@ -23,6 +23,7 @@ from cape.manifest import LanguageSystemManifest, Manifest
 from service.engine import RowRunner
 from service.estimates import Estimate, Estimates, Found, PartialEstimate
 from service.prompts import PromptCache, PromptShelf, PromptWriter, WrittenPrompts
+from service.queues import RunTimes
 from service.support_definition import SupportDefinition
 from service.support_encoder import SupportTrace
 from service.supports import SupportSource
@@ -64,11 +65,13 @@ class _Served(NamedTuple):
         spec: its manifest.
         writer: of its questions.
         rows: of the decoder's largest batch.
+        dialogues: how long they have taken, by questions.
     """
 
     spec: LanguageSystemManifest
     writer: PromptWriter
     rows: int
+    dialogues: RunTimes
 
 
 class LanguageEstimator:
@@ -94,6 +97,7 @@ class LanguageEstimator:
                 spec,
                 PromptWriter(name, repository, spec),
                 manifest.components[spec.components["capellm_decoder"]].max_batch_size,
+                RunTimes(),
             )
             for name, spec in manifest.language_systems.items()
         }
@@ -118,10 +122,18 @@ class LanguageEstimator:
     async def start_query(
         self, system: str, source: SupportSource, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
     ) -> ImageTokens:
-        """Runs the vision tower; see `service.estimates.Pipeline.start_query`."""
+        """Runs the vision tower; see `service.estimates.Pipeline.start_query`.
+
+        The dialogue that follows takes most of a query's time. So image tokens are needed that much before the
+        deadline, and a query that leaves too little time for it is not begun: under overload, a server that begins what
+        it cannot finish answers next to nobody.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        component = self._served[system].spec.components["capellm_vision"]
+        served = self._served[system]
+        component = served.spec.components["capellm_vision"]
+        if deadline is not None:
+            deadline -= served.dialogues.run_time(len(crops) * len(source.definition.keypoint_names), started)
         rows = await all_of(
             self._runner.submit(component, {"image": crop}, ["image_tokens"], deadline) for crop in crops
         )
@@ -156,6 +168,8 @@ class LanguageEstimator:
             places[where], scores[where] = await dialogue.answers(asked)
             if found is not None and start + group < len(questions):
                 await found(_partial(asked, places, scores))
+        if found is None:  # where a caller reads along, how fast he is would count
+            served.dialogues.measured(len(questions), dialogue.seconds, asyncio.get_running_loop().time())
         everything = np.ones(keypoints, np.bool_)
         estimates = tuple(Estimate(places[crop], scores[crop], everything) for crop in range(crops))
         return Estimates(estimates, dialogue.seconds, dialogue.queue_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,26 +48,34 @@ class WatchedEngine:
         self._engine = OnnxRuntimeEngine(repository, read_manifest(repository), threads=1)
         self.description, self.concurrency, self.close = "watched", 1, self._engine.close
         self.runs: list[tuple[str, int, bool]] = []
-        self._gate = threading.Event()
-        self._gate.set()
         self._begun = threading.Condition()
+        self._gate: threading.Semaphore | None = None
 
     def run(self, component: str, inputs: Any, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         with self._begun:
-            rows = len(next(iter(inputs.values())))
+            rows, gate = len(next(iter(inputs.values()))), self._gate
             self.runs.append((component, rows, "past_keys" in inputs and inputs["past_keys"].shape[3] == 0))
             self._begun.notify_all()
-        assert self._gate.wait(timeout=30)
+        if gate is not None:
+            assert gate.acquire(timeout=30)
         return self._engine.run(component, inputs, outputs)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Runs that begin meanwhile end only afterwards."""
-        self._gate.clear()
+    def held(self) -> Iterator[Callable[[], None]]:
+        """Runs that begin meanwhile end only afterwards; what is yielded lets one end and waits for the next."""
+        gate = threading.Semaphore(0)
+
+        def let_one_end() -> None:
+            begun = len(self.runs)
+            gate.release()
+            self.wait_for(begun + 1)
+
+        self._gate = gate
         try:
-            yield
+            yield let_one_end
         finally:
-            self._gate.set()
+            self._gate = None
+            gate.release(100)
 
     def wait_for(self, count: int) -> None:
         """Until so many runs have begun."""
@@ -236,13 +245,11 @@ def test_steps_of_several_requests_share_runs(watched: tuple[LiveServer, Watched
 def test_no_step_is_run_for_a_caller_who_has_left(watched: tuple[LiveServer, WatchedEngine], runs: int) -> None:
     """He leaves while the image, the prefix or the questions run."""
     live, engine = watched
-    with engine.held():
+    with engine.held() as let_one_end:
         call = live.poses.EstimatePose.future(query(inline_support=support()))
         engine.wait_for(1)
         for _ in range(runs - 1):
-            engine._gate.set()
-            engine._gate.clear()
-            engine.wait_for(len(engine.runs) + 1)
+            let_one_end()
         begun = len(engine.runs)
         call.cancel()
         live.wait_for("capeserve_requests_in_flight", 0, method="EstimatePose")
@@ -345,3 +352,20 @@ def test_an_exported_repository_is_evaluated_as_the_service_answers(
     finally:
         exported.close()
         served.close()
+
+
+def test_what_cannot_be_finished_is_not_begun(watched: tuple[LiveServer, WatchedEngine]) -> None:
+    """Whoever leaves less time than the last dialogues took is refused before his image is looked at."""
+    live, engine = watched
+    for done in range(3):
+        with engine.held() as let_one_end:
+            call = live.poses.EstimatePose.future(query(inline_support=support()))
+            engine.wait_for(4 * done + 1)
+            let_one_end()
+            time.sleep(0.3)
+        call.result()
+    begun = len(engine.runs)
+    error = refused(lambda: live.poses.EstimatePose(query(inline_support=support()), timeout=0.25))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert len(engine.runs) == begun
+    live.poses.EstimatePose(query(inline_support=support()), timeout=20)
