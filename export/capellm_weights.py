@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from cape.capellm.configuration import Readout
 from cape.capellm.grammar import AnswerGrammar
+from cape.capellm.prompts import Prompts
 from cape.data.synthetic import SyntheticDataset
 from cape.geometry import Crop
 from cape.manifest import MODEL_FILE, CacheManifest, ParityEntry, RoundedWeights
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
-from cape.models.capellm.predictor import CapeLlmPredictor, Prompts
+from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.support import SupportDefinition
 from export.capellm import DECODER, VISION, cache_of
 from export.capellm_parity import Decoded, decode, some_support

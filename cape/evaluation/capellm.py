@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from cape.capellm.configuration import CapeLlmConfiguration, Readout
+from cape.capellm.prompts import Prompts
 from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, EstimationError, QueryObject
 from cape.evaluation.kept import Kept
 from cape.geometry import Crop
 from cape.modalities import MissingModalityError
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
 from cape.models.capellm.decoding import Located
-from cape.models.capellm.predictor import CapeLlmPredictor, Prompts
+from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.models.capellm.vllm import VllmError
 from cape.support import SupportDefinition
 

@@ -99,19 +99,25 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     COORDINATE_SPACE_FIELD_NUMBER: builtins.int
     INCLUDE_SIMILARITY_MAPS_FIELD_NUMBER: builtins.int
     INCLUDE_PROPOSALS_FIELD_NUMBER: builtins.int
+    PARTIAL_ANSWERS_FIELD_NUMBER: builtins.int
     coordinate_space: Global___CoordinateSpace.ValueType
     include_similarity_maps: builtins.bool
     """Also return each keypoint's similarity map."""
     include_proposals: builtins.bool
     """Also return each keypoint's first proposal, before refinement."""
+    partial_answers: builtins.bool
+    """In a stream: also send keypoints as soon as they are found, some at a time, where the model finds them one after
+    the other (capellm). Other models send one message as ever. The last message of a request has all of its keypoints.
+    """
     def __init__(
         self,
         *,
         coordinate_space: Global___CoordinateSpace.ValueType = ...,
         include_similarity_maps: builtins.bool = ...,
         include_proposals: builtins.bool = ...,
+        partial_answers: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers"]) -> None: ...
 
 Global___EstimatePoseOptions: typing_extensions.TypeAlias = EstimatePoseOptions
 
@@ -446,8 +452,13 @@ class StreamEstimatePoseResponse(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
+    PARTIAL_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """request_id of the request that this answers."""
+    partial: builtins.bool
+    """Only with partial_answers: more messages follow for this request. The result is then a response with an instance
+    per box as ever, but of the keypoints only those found since the message before, and without provenance or timing.
+    """
     @property
     def result(self) -> Global___EstimatePoseResult: ...
     def __init__(
@@ -455,8 +466,9 @@ class StreamEstimatePoseResponse(google.protobuf.message.Message):
         *,
         request_id: builtins.str = ...,
         result: Global___EstimatePoseResult | None = ...,
+        partial: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "result", b"result"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["partial", b"partial", "request_id", b"request_id", "result", b"result"]) -> None: ...
 
 Global___StreamEstimatePoseResponse: typing_extensions.TypeAlias = StreamEstimatePoseResponse

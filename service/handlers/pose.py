@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
@@ -88,11 +88,18 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             try:
                 longest = asyncio.get_running_loop().time() + self._default_deadline
                 deadline = min(longest, deadline_of(context, self._default_deadline))
-                result = await self._result(message.request, deadline)
-                async with writing:
-                    await context.write(
-                        pose_service_pb2.StreamEstimatePoseResponse(request_id=message.request_id, result=result)
+
+                async def write(result: pose_service_pb2.EstimatePoseResult, *, partial: bool) -> None:
+                    answer = pose_service_pb2.StreamEstimatePoseResponse(
+                        request_id=message.request_id, result=result, partial=partial
                     )
+                    async with writing:
+                        await context.write(answer)
+
+                async def write_partial(response: pose_service_pb2.EstimatePoseResponse) -> None:
+                    await write(pose_service_pb2.EstimatePoseResult(response=response), partial=True)
+
+                await write(await self._result(message.request, deadline, write_partial), partial=False)
             finally:
                 slots.release()
 
@@ -107,13 +114,17 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             raise UnavailableError(f"{SHUTTING_DOWN}; what was read has been answered")
 
     async def _result(
-        self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+        partial: Callable[[pose_service_pb2.EstimatePoseResponse], Awaitable[None]] | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         try:
             current_caller().limits.count_request()
             with span("query"):
-                return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
+                response = await self._estimation.answer(request, deadline, partial)
+                return pose_service_pb2.EstimatePoseResult(response=response)
         except Exception as error:
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
 

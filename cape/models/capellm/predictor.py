@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cape.capellm.configuration import InstructionConfiguration, Readout
+from cape.capellm.configuration import Readout
 from cape.capellm.grammar import AnswerGrammar
-from cape.capellm.instructions import opening, question
+from cape.capellm.prompts import Prompts, prompts_of
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.models.capellm.by_token import locate_by_token
 from cape.models.capellm.decoding import Located, locate
 from cape.models.capellm.model import CapeLlm
 from cape.support import SupportDefinition
-
-
-class Prompts(NamedTuple):
-    """The words of a support as tokens.
-
-    Attributes:
-        opening: begin token and what all its keypoints share.
-        questions: for each keypoint, all that stands before its answer.
-    """
-
-    opening: tuple[int, ...]
-    questions: tuple[tuple[int, ...], ...]
-
-
-def support_prompts(
-    instruction: InstructionConfiguration, tokenizer: CapeLlmTokenizer, support: SupportDefinition
-) -> Prompts:
-    """The tokens of a support's words, as an instruction puts them."""
-    shared = tokenizer.tokens(opening(instruction, support.category, support.keypoints)).ids
-    return Prompts(
-        (tokenizer.begin, *shared),
-        tuple(tokenizer.tokens(question(instruction, keypoint)).ids for keypoint in support.keypoints),
-    )
 
 
 class CapeLlmPredictor:
@@ -59,7 +35,8 @@ class CapeLlmPredictor:
 
     def prompts(self, support: SupportDefinition) -> Prompts:
         """The tokens of a support's words; of its images nothing is used."""
-        return support_prompts(self.model.configuration.instruction, self.tokenizer, support)
+        instruction = self.model.configuration.instruction
+        return prompts_of(self.tokenizer, instruction, support.category, support.keypoints)
 
     @torch.inference_mode()
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from cape.capellm.configuration import Readout
 from cape.capellm.coordinates import ANSWER_PATTERN, parse_coordinates
+from cape.capellm.prompts import Prompts, prompts_of
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.models.capellm.decoding import DecodingCost, Located
-from cape.models.capellm.predictor import Prompts, support_prompts
 from cape.models.capellm.prompter import Prompter
 from cape.support import SupportDefinition
 
@@ -77,7 +77,8 @@ class VllmPredictor:
 
     def prompts(self, support: SupportDefinition) -> Prompts:
         """The tokens of a support's words; of its images nothing is used."""
-        return support_prompts(self._prompter.configuration.instruction, self._tokenizer, support)
+        instruction = self._prompter.configuration.instruction
+        return prompts_of(self._tokenizer, instruction, support.category, support.keypoints)
 
     @torch.inference_mode()
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
