@@ -67,16 +67,19 @@ def decoder_tensors(model: CapeLlm) -> tuple[tuple[TensorSpec, ...], tuple[Tenso
     )
 
 
-class _Vision(nn.Module):
+class VisionGraph(nn.Module):
+    """`CapeLlm.image_tokens` as a module: crops uint8 [B, S, S, 3] → image tokens [B, N, D]."""
+
     def __init__(self, model: CapeLlm) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
+        """As `CapeLlm.image_tokens`."""
         return self.model.image_tokens(image)
 
 
-class _Decoder(nn.Module):
+class DecoderGraph(nn.Module):
     """`CapeLlm.embed` and `CapeLlm.read` with the cache as two tensors."""
 
     def __init__(self, model: CapeLlm) -> None:
@@ -92,6 +95,7 @@ class _Decoder(nn.Module):
         past_keys: Tensor,
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """As the head of this file says of `capellm_decoder`."""
         cache: Any = DynamicCache([(past_keys[:, y], past_values[:, y]) for y in range(past_keys.shape[1])])
         embeddings = self.model.embed(input_ids, image_tokens)
         length, past = embeddings.shape[1], past_keys.shape[3]
@@ -124,14 +128,14 @@ def export_capellm(model: CapeLlm, folder: Path) -> tuple[Path, Path]:
     rows, text, image, past = dim("R", max=4096), dim("T", max=4096), dim("N", max=4096), dim("P", max=16384)
     cached = torch.zeros(2, cache.layers, cache.heads, 5, cache.depth)
     vision = _write(
-        _Vision(model),
+        VisionGraph(model),
         vision_tensors(model),
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
         {"image": {0: dim("B", max=1024)}},
         folder / VISION,
     )
     decoder = _write(
-        _Decoder(model),
+        DecoderGraph(model),
         decoder_tensors(model),
         (
             torch.zeros(2, 3, dtype=torch.long),

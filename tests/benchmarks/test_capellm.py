@@ -7,9 +7,11 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from cape.models.capellm.checkpoint import save_capellm
+from benchmarks.capellm_systems import CapeLlmRow, QueryCost, capellm_section, query_cost
+from benchmarks.systems import Row, document
+from cape.models.capellm.checkpoint import save_capellm, untrained_capellm
 from cli.main import main
-from tests.cape.capellm.conftest import Learnt, learn
+from tests.cape.capellm.conftest import Learnt, learn, tiny, tiny_tokenizer
 
 
 def test_the_ways_are_compared_and_written_down(tmp_path: Path) -> None:
@@ -30,3 +32,33 @@ def test_the_ways_are_compared_and_written_down(tmp_path: Path) -> None:
     report = (tmp_path / "results" / "capellm.md").read_text()
     assert "| 9 | shared prefix, one batch |" in report
     assert f"{found[1]['equal']} of 9 answers are the same." in report
+
+
+def test_a_query_is_counted_product_by_product_without_weights() -> None:
+    configuration = tiny()
+    cost = query_cost(configuration, tiny_tokenizer(configuration))
+    model = untrained_capellm(configuration)
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    language = configuration.language.architecture
+    width, layers, inner = language["hidden_size"], language["num_hidden_layers"], language["intermediate_size"]
+    # Begin token and 16 image tokens: query, key, value, output with half the heads for keys and values; the gated
+    # layers; attention of all positions with all; the logits of the last position.
+    layer = 17 * (3 * width * width + 3 * width * inner) + 2 * 17 * 17 * width
+    assert cost.prefix == layers * layer + width * language["vocab_size"]
+    assert cost.questions > 17 * cost.prefix
+    assert cost.runs == 3
+
+
+def test_what_is_not_measured_stays_in_the_document() -> None:
+    costs = QueryCost(5_000_000, 1, 2, 3, 4)
+    section = capellm_section(CapeLlmRow(costs, costs, 45, 0.0, 0.0))
+    row = Row("flf", 1, 2, 3, 0.0, None, None, 0.0)
+    both = document("", [row], section)
+    assert "| `flf` |" in both
+    assert "## capellm" in both
+    assert document(both, [], section) == both
+    assert document(both, [row], None) == both
+    changed = document(both, [], section.replace("45 of 45", "7 of 7"))
+    assert "7 of 7" in changed
+    assert "45 of 45" not in changed
+    assert "| `flf` |" in changed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from cape.capellm.grammar import AnswerGrammar
+from cape.capellm.sequences import OUTPUTS, RowInputs
 from cape.manifest import read_manifest
 from cape.models.capellm.checkpoint import load_capellm
 from cape.models.capellm.predictor import CapeLlmPredictor
@@ -22,11 +23,10 @@ from export.capellm_parity import Decoded, RowsRunner, decode
 from export.parity import Runtime
 from export.triton.local.environment import Installation
 from export.triton.local.server import Ports, TritonProcess, triton_server
+from service.triton_engine import TritonEngine
 from tests.cape.capellm.conftest import CATEGORY
 from tests.conftest import ExportedCapeLlm
 from tests.triton_client import counter, infer
-
-OUTPUTS = ["logits", "keys", "values"]
 
 
 @pytest.fixture(scope="module")
@@ -76,23 +76,31 @@ def test_triton_says_the_tokens_that_this_process_says(tiny_capellm: ExportedCap
         lambda inputs: own.run(DECODER, inputs),
     )
 
-    def row(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def batch(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return infer(tritonclient.grpc, server.grpc, DECODER, inputs, OUTPUTS)
-
-    def row_by_row(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As the service sends them: each row a request, all at once."""
-        rows = [{name: array[[index]] for name, array in inputs.items()} for index in range(len(inputs["mask"]))]
-        with ThreadPoolExecutor(len(rows)) as pool:
-            found = list(pool.map(row, rows))
-        return {name: np.concatenate([one[name] for one in found]) for name in OUTPUTS}
 
     def encode(images: np.ndarray) -> np.ndarray:
         return infer(tritonclient.grpc, server.grpc, VISION, {"image": images}, ["image_tokens"])["image_tokens"]
 
-    as_a_batch = answers(tiny_capellm, encode, row)
-    assert as_a_batch.answers == expected.answers
+    assert answers(tiny_capellm, encode, batch).answers == expected.answers
     before = {name: counter(server, name, DECODER) for name in ("nv_inference_count", "nv_inference_exec_count")}
-    by_rows = answers(tiny_capellm, encode, row_by_row)
+    with asyncio.Runner() as runner:
+        engine = TritonEngine(server.grpc, read_manifest(tiny_capellm.repository))
+        runner.run(engine.open())
+        assert engine.healthy
+
+        async def rows_at_once(rows: Sequence[RowInputs]) -> list[Any]:
+            found = await asyncio.gather(*(engine.submit(DECODER, row, OUTPUTS) for row in rows))
+            return [one.outputs for one in found]
+
+        def row_by_row(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            """As the service sends them: each row a request, all at once."""
+            rows = [{name: array[index] for name, array in inputs.items()} for index in range(len(inputs["mask"]))]
+            found = runner.run(rows_at_once(rows))
+            return {name: np.stack([one[name] for one in found]) for name in OUTPUTS}
+
+        by_rows = answers(tiny_capellm, encode, row_by_row)
+        runner.run(engine.close())
     assert by_rows.answers == expected.answers
     np.testing.assert_allclose(by_rows.scores, expected.scores, atol=1e-4)
     # A prefix an image, and two runs a question: the batcher put rows of equal shapes together.
