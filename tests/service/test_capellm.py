@@ -385,3 +385,12 @@ def test_the_command_says_keypoints_as_they_are_found(live: LiveServer, tmp_path
     assert "eye 8 at" not in result.stderr
     (document,) = json.loads(result.stdout)
     assert [keypoint["name"] for keypoint in document["instances"][0]["keypoints"]] == [f"eye {i}" for i in range(10)]
+
+
+def test_openvino_answers_as_onnx_runtime(live: LiveServer, tiny_capellm: ExportedCapeLlm) -> None:
+    """It too takes a past and images of no length."""
+    pytest.importorskip("openvino")
+    expected = live.poses.EstimatePose(query(inline_support=support()))
+    with LiveServer(settings_for(tiny_capellm.repository, engine="openvino")) as server:
+        answer = server.poses.EstimatePose(query(inline_support=support()))
+    np.testing.assert_allclose(points(answer.instances[0]), points(expected.instances[0]), atol=1e-3)
