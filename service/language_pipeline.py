@@ -209,8 +209,7 @@ class _Dialogue:
         cache = self._spec.cache
         nothing = Past.nothing(cache.layers, cache.heads, cache.depth)
         outputs = await self._run([prefix_inputs(image, self._prompts.opening, nothing) for image in images])
-        # Copies: views would keep the other rows of their batch alive until the last answer.
-        self._prefixes = [Past(one["keys"].copy(), one["values"].copy()) for one in outputs]
+        self._prefixes = [Past.of(one) for one in outputs]
 
     async def answers(self, asked: Sequence[Asked]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Keypoints float32 [R, 2] and scores float32 [R] of R questions."""

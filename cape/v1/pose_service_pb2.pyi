@@ -102,9 +102,9 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     PARTIAL_ANSWERS_FIELD_NUMBER: builtins.int
     coordinate_space: Global___CoordinateSpace.ValueType
     include_similarity_maps: builtins.bool
-    """Also return each keypoint's similarity map."""
+    """Also return each keypoint's similarity map. Language models (capellm) have none: INVALID_ARGUMENT."""
     include_proposals: builtins.bool
-    """Also return each keypoint's first proposal, before refinement."""
+    """Also return each keypoint's first proposal, before refinement. Language models have none: INVALID_ARGUMENT."""
     partial_answers: builtins.bool
     """In a stream: also send keypoints as soon as they are found, some at a time, where the model finds them one after
     the other (capellm). Other models send one message as ever. The last message of a request has all of its keypoints.
@@ -193,7 +193,9 @@ class Keypoint(google.protobuf.message.Message):
     x: builtins.float
     y: builtins.float
     score: builtins.float
-    """Confidence, 0 to 1: the share of the similarity map's mass around its peak."""
+    """Confidence, 0 to 1: the share of the similarity map's mass around its peak; of a language model (capellm), the mean
+    probability of the digits that it said.
+    """
     located: builtins.bool
     """False where the support says nothing that the model can use of this keypoint (hidden in its examples);
     then x, y and score are 0.
@@ -285,7 +287,9 @@ class Provenance(google.protobuf.message.Message):
     model_version: builtins.str
     """Digest of the exported model."""
     support_cache_hit: builtins.bool
-    """The support's tokens came from the cache: neither its images nor its texts were encoded again."""
+    """The support's tokens came from the cache: neither its images nor its texts were encoded again. For a language
+    model: its questions did.
+    """
     texts: builtins.int
     """Texts that were needed, when the support's tokens were not cached."""
     text_cache_hits: builtins.int
@@ -339,11 +343,11 @@ class Timing(google.protobuf.message.Message):
 
     @property
     def backbone(self) -> google.protobuf.duration_pb2.Duration:
-        """Backbone pass of the query."""
+        """Backbone pass of the query; of a language model, its vision tower's."""
 
     @property
     def decoder(self) -> google.protobuf.duration_pb2.Duration:
-        """Pose decoder."""
+        """Pose decoder; of a language model, all its questions and answers."""
 
     @property
     def queue(self) -> google.protobuf.duration_pb2.Duration:

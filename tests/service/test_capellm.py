@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from grpc_health.v1 import health_pb2
 
 from benchmarks.exported import ExportedEstimator
@@ -26,13 +27,14 @@ from cape.manifest import read_manifest
 from cape.models.capellm.checkpoint import load_capellm
 from cape.support import Box, KeypointDefinition, SupportDefinition
 from cape.v1 import modality_pb2, model_service_pb2, pose_service_pb2, support_pb2, support_service_pb2
+from cli.main import main
 from service.application import open_application
 from service.errors import StartError
 from service.onnx_engine import OnnxRuntimeEngine
 from tests.cape.capellm.conftest import CATEGORY
 from tests.conftest import ExportedCapeLlm
 from tests.service.live_server import LiveServer, details, settings_for
-from tests.service.messages import cat_support, photograph, points, query, raw
+from tests.service.messages import cat_support, encoded, photograph, points, query, raw
 
 Options = pose_service_pb2.EstimatePoseOptions
 
@@ -369,3 +371,26 @@ def test_what_cannot_be_finished_is_not_begun(watched: tuple[LiveServer, Watched
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert len(engine.runs) == begun
     live.poses.EstimatePose(query(inline_support=support()), timeout=20)
+
+
+def test_the_command_says_keypoints_as_they_are_found(live: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text(
+        "category: cat\nkeypoints: [" + ", ".join(f"eye {i}" for i in range(10)) + "]\n"
+    )
+    (tmp_path / "cat.png").write_bytes(encoded(photograph()))
+    arguments = ["estimate", tmp_path / "cat.png", "--support", tmp_path / "words.yaml", "--json", "--follow"]
+    result = CliRunner().invoke(main, [*map(str, arguments), "--target", live.server.target])
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stderr.splitlines() if "cat.png, 1: eye 7 at " in line]
+    assert "eye 8 at" not in result.stderr
+    (document,) = json.loads(result.stdout)
+    assert [keypoint["name"] for keypoint in document["instances"][0]["keypoints"]] == [f"eye {i}" for i in range(10)]
+
+
+def test_openvino_answers_as_onnx_runtime(live: LiveServer, tiny_capellm: ExportedCapeLlm) -> None:
+    """It too takes a past and images of no length."""
+    pytest.importorskip("openvino")
+    expected = live.poses.EstimatePose(query(inline_support=support()))
+    with LiveServer(settings_for(tiny_capellm.repository, engine="openvino")) as server:
+        answer = server.poses.EstimatePose(query(inline_support=support()))
+    np.testing.assert_allclose(points(answer.instances[0]), points(expected.instances[0]), atol=1e-3)
