@@ -7,7 +7,7 @@ support and compared with the query (`service.pipeline`), or by questions to a l
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -69,8 +69,8 @@ class PartialEstimate:
     estimate: Estimate
 
 
-Found: TypeAlias = Callable[[Sequence[PartialEstimate]], Awaitable[None]]
-"""Is told of keypoints that were found while others are still looked for."""
+Found: TypeAlias = Callable[[Sequence[PartialEstimate]], None]
+"""Is told of keypoints that were found while others are still looked for; must not keep anybody waiting."""
 
 
 class UsedSupport(Protocol):

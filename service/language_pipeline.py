@@ -20,7 +20,10 @@ import numpy.typing as npt
 
 from cape.capellm.sequences import OUTPUTS, AnswerSequences, Past, RowInputs, prefix_inputs
 from cape.manifest import LanguageSystemManifest, Manifest
+from service.batching import TOO_LATE
+from service.budget import RowBudget
 from service.engine import RowRunner
+from service.errors import DeadlineError
 from service.estimates import Estimate, Estimates, Found, PartialEstimate
 from service.prompts import PromptCache, PromptShelf, PromptWriter, WrittenPrompts
 from service.queues import RunTimes
@@ -66,12 +69,15 @@ class _Served(NamedTuple):
         writer: of its questions.
         rows: of the decoder's largest batch.
         dialogues: how long they have taken, by questions.
+        budget: questions under way at a time: as many as share a run. More would gain nothing, keep everybody's keys
+            and values in memory, and have all of them end late.
     """
 
     spec: LanguageSystemManifest
     writer: PromptWriter
     rows: int
     dialogues: RunTimes
+    budget: RowBudget
 
 
 class LanguageEstimator:
@@ -93,13 +99,9 @@ class LanguageEstimator:
         """
         self._runner = runner
         self._served = {
-            name: _Served(
-                spec,
-                PromptWriter(name, repository, spec),
-                manifest.components[spec.components["capellm_decoder"]].max_batch_size,
-                RunTimes(),
-            )
+            name: _Served(spec, PromptWriter(name, repository, spec), rows, RunTimes(), RowBudget(rows))
             for name, spec in manifest.language_systems.items()
+            for rows in [manifest.components[spec.components["capellm_decoder"]].max_batch_size]
         }
         writers = {name: served.writer for name, served in self._served.items()}
         self._prompts = PromptShelf(writers, {name: manifest.version(name) for name in writers}, prompts)
@@ -133,7 +135,10 @@ class LanguageEstimator:
         served = self._served[system]
         component = served.spec.components["capellm_vision"]
         if deadline is not None:
-            deadline -= served.dialogues.run_time(len(crops) * len(source.definition.keypoint_names), started)
+            expected = served.dialogues.run_time(len(crops) * len(source.definition.keypoint_names), started)
+            if started + expected * (1 + served.budget.waiting) > deadline:
+                raise DeadlineError(TOO_LATE)
+            deadline -= expected
         rows = await all_of(
             self._runner.submit(component, {"image": crop}, ["image_tokens"], deadline) for crop in crops
         )
@@ -154,25 +159,36 @@ class LanguageEstimator:
         """Asks for every keypoint in every crop; see `service.estimates.Pipeline.estimate`."""
         assert not (similarity or proposals), "a language model has neither"
         served = self._served[system]
-        dialogue = _Dialogue(self._runner, served, support, deadline)
-        await dialogue.begin(queries.tokens)
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         crops, keypoints = len(queries.tokens), len(support.prompts.questions)
+        group = served.rows if found is None else min(served.rows, PARTIAL_ROWS)
+        latest = None if deadline is None else deadline - served.dialogues.run_time(crops * keypoints, asked)
+        async with served.budget.reserved(min(crops * keypoints, group), latest):
+            begun = loop.time()
+            dialogue = _Dialogue(self._runner, served, support, deadline)
+            await dialogue.begin(queries.tokens)
+            estimates = await self._answers(dialogue, crops, keypoints, group, found)
+        ended = loop.time()
+        served.dialogues.measured(crops * keypoints, ended - begun, ended)
+        return Estimates(estimates, ended - asked, begun - asked + dialogue.queue_seconds)
+
+    async def _answers(
+        self, dialogue: _Dialogue, crops: int, keypoints: int, group: int, found: Found | None
+    ) -> tuple[Estimate, ...]:
+        """Asks about every keypoint of every crop, `group` questions at a time."""
         places = np.zeros((crops, keypoints, 2), np.float32)
         scores = np.zeros((crops, keypoints), np.float32)
         questions = [(crop, keypoint) for crop in range(crops) for keypoint in range(keypoints)]
-        group = served.rows if found is None else min(served.rows, PARTIAL_ROWS)
         # One group after the other, and each to its end: every row carries keys and values of all that came before it.
         for start in range(0, len(questions), group):
             asked = questions[start : start + group]
             where = tuple(np.array(asked).T)
             places[where], scores[where] = await dialogue.answers(asked)
             if found is not None and start + group < len(questions):
-                await found(_partial(asked, places, scores))
-        if found is None:  # where a caller reads along, how fast he is would count
-            served.dialogues.measured(len(questions), dialogue.seconds, asyncio.get_running_loop().time())
+                found(_partial(asked, places, scores))
         everything = np.ones(keypoints, np.bool_)
-        estimates = tuple(Estimate(places[crop], scores[crop], everything) for crop in range(crops))
-        return Estimates(estimates, dialogue.seconds, dialogue.queue_seconds)
+        return tuple(Estimate(places[crop], scores[crop], everything) for crop in range(crops))
 
     def forget(self, key: str) -> None:
         """See `service.estimates.Pipeline.forget`."""
@@ -194,15 +210,8 @@ class _Dialogue:
         self._runner, self._deadline = runner, deadline
         self._spec, self._grammar = served.spec, served.writer.grammar
         self._prompts = support.prompts
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
         self._prefixes: list[Past] = []
         self.queue_seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return self._loop.time() - self._started
 
     async def begin(self, images: Sequence[npt.NDArray[np.float32]]) -> None:
         """Runs the prefix of every crop."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from service.support_definition import check_box
 from service.support_encoder import SupportTrace
 from service.supports import Supports, SupportSource
 from service.tasks import together
+
+Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
+"""Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Estimation:
         self,
         request: pose_service_pb2.EstimatePoseRequest,
         deadline: float,
-        partial: Callable[[pose_service_pb2.EstimatePoseResponse], Awaitable[None]] | None = None,
+        partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResponse:
         """Answers one query.
 
@@ -119,9 +122,9 @@ class Estimation:
             )
             writer = _Writer(request, source, query)
 
-            async def found(some: Sequence[PartialEstimate]) -> None:
+            def found(some: Sequence[PartialEstimate]) -> None:
                 assert partial is not None
-                await partial(pose_service_pb2.EstimatePoseResponse(instances=writer.partial_instances(some)))
+                partial(pose_service_pb2.EstimatePoseResponse(instances=writer.partial_instances(some)))
 
             options = request.options
             with span("decoder"):

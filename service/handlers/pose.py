@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
-from service.handlers.estimation import Estimation
+from service.handlers.estimation import Estimation, Partial
 from service.handlers.status import status_of
 from service.spans import span
-from service.tasks import all_of
+from service.tasks import all_of, together
 
 
 class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
@@ -84,22 +84,35 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         slots = asyncio.Semaphore(self._stream_concurrency)
         writing = asyncio.Lock()
 
+        async def write(request_id: str, result: pose_service_pb2.EstimatePoseResult, *, partial: bool = False) -> None:
+            async with writing:
+                await context.write(
+                    pose_service_pb2.StreamEstimatePoseResponse(request_id=request_id, result=result, partial=partial)
+                )
+
         async def item(message: pose_service_pb2.StreamEstimatePoseRequest) -> None:
             try:
                 longest = asyncio.get_running_loop().time() + self._default_deadline
                 deadline = min(longest, deadline_of(context, self._default_deadline))
+                if not message.request.options.partial_answers:
+                    await write(message.request_id, await self._result(message.request, deadline))
+                    return
+                parts: asyncio.Queue[pose_service_pb2.EstimatePoseResponse | None] = asyncio.Queue()
 
-                async def write(result: pose_service_pb2.EstimatePoseResult, *, partial: bool) -> None:
-                    answer = pose_service_pb2.StreamEstimatePoseResponse(
-                        request_id=message.request_id, result=result, partial=partial
-                    )
-                    async with writing:
-                        await context.write(answer)
+                async def answer() -> pose_service_pb2.EstimatePoseResult:
+                    try:
+                        return await self._result(message.request, deadline, parts.put_nowait)
+                    finally:
+                        parts.put_nowait(None)
 
-                async def write_partial(response: pose_service_pb2.EstimatePoseResponse) -> None:
-                    await write(pose_service_pb2.EstimatePoseResult(response=response), partial=True)
+                async def pass_on() -> None:
+                    # Beside the answering: the engine does not wait for a caller who is slow to read.
+                    while (part := await parts.get()) is not None:
+                        result = pose_service_pb2.EstimatePoseResult(response=part)
+                        await write(message.request_id, result, partial=True)
 
-                await write(await self._result(message.request, deadline, write_partial), partial=False)
+                result, _ = await together(answer(), pass_on())
+                await write(message.request_id, result)
             finally:
                 slots.release()
 
@@ -117,7 +130,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         self,
         request: pose_service_pb2.EstimatePoseRequest,
         deadline: float,
-        partial: Callable[[pose_service_pb2.EstimatePoseResponse], Awaitable[None]] | None = None,
+        partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         try:
