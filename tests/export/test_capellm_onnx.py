@@ -153,6 +153,22 @@ def test_a_repository_of_other_crops_does_not_take_it(
         add_system(tiny_export("flf"), addition)
 
 
+def test_a_repository_of_equal_crops_takes_it(
+    tiny_capellm: ExportedCapeLlm, tiny_export: Callable[..., Path], tmp_path: Path
+) -> None:
+    repository = tiny_export("flf")
+    addition = Path(shutil.copytree(tiny_capellm.repository, tmp_path / "addition"))
+    theirs, ours = read_manifest(repository), read_manifest(addition)
+    (addition / "cape.json").write_text(ours.model_copy(update={"image_size": 256}).model_dump_json())
+    both = add_system(repository, addition)
+    assert read_manifest(addition) == both
+    assert (list(both.support_systems), list(both.language_systems)) == (["flf"], ["capellm"])
+    assert both.components == theirs.components | ours.components
+    assert (both.version("flf"), both.version("capellm")) == (theirs.version("flf"), ours.version("capellm"))
+    assert language(both).source == ours.source
+    assert (addition / language(both).tokenizer).is_file()
+
+
 @pytest.mark.parametrize("flag", [("--tokenizer", "TOKENIZER"), ("--tensorrt", "rtx"), ("--system", "capex")])
 def test_options_that_mean_nothing_for_it_are_refused(
     tiny_capellm: ExportedCapeLlm, tmp_path: Path, flag: tuple[str, str]
