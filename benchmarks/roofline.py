@@ -104,7 +104,11 @@ def _measure(
     threads: int | None,
 ) -> list[Roofline]:
     manifest = read_manifest(repository)
-    backbones = {system.components["image_backbone"]: system.backbone for system in manifest.systems.values()}
+    backbones = {
+        system.components["image_backbone"]: system.backbone
+        for system in manifest.systems.values()
+        if "image_backbone" in system.components
+    }
     # Its other components would only take memory.
     own = manifest.model_copy(update={"components": {name: manifest.components[name] for name in backbones}})
     generator = np.random.default_rng(0)

@@ -20,11 +20,21 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from cape.manifest import MANIFEST_NAME, MODEL_FILE, Manifest, SystemManifest, read_manifest
+from cape.manifest import (
+    MANIFEST_NAME,
+    MODEL_FILE,
+    AnySystem,
+    Manifest,
+    Role,
+    read_manifest,
+)
 from export.graph import ExportError, graph_digest
 from export.repository import check_output, put_in_place
 from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
+
+ROLE: Role = "image_backbone"
+"""What is quantised."""
 
 QUANTISED = ("MatMul", "Gemm", "Conv")
 """Operators that are quantised, where they have weights: attention's products of two activations are small."""
@@ -63,7 +73,10 @@ def quantise_repository(
             crops, or `check` refuses.
     """
     manifest = read_manifest(source)
-    backbones = sorted({system.components["image_backbone"] for system in manifest.systems.values()})
+    systems = manifest.systems.values()
+    backbones = sorted({part for system in systems for role, part in system.components.items() if role == ROLE})
+    if not backbones:
+        raise ExportError(f"{source}: no system has an {ROLE}")
     for name in backbones:
         if (precision := manifest.components[name].precision) != "float32":
             raise ExportError(f"{source}: {name} is in {precision}; float32 is needed")
@@ -86,8 +99,8 @@ def quantise_repository(
             digest, size = graph_digest(partial / name / MODEL_FILE)
             changes = {"precision": "int8", "sha256": digest, "bytes": size}
             components[name] = components[name].model_copy(update=changes)
-        systems = {name: _without_parity(system) for name, system in manifest.systems.items()}
-        quantised = manifest.model_copy(update={"components": components, "systems": systems})
+        changed = {name: _without_parity(system) for name, system in manifest.systems.items()}
+        quantised = manifest.model_copy(update={"components": components, "systems": changed})
         (partial / MANIFEST_NAME).unlink()
         (partial / MANIFEST_NAME).write_text(quantised.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for configuration in partial.glob("*/config.pbtxt"):
@@ -157,9 +170,11 @@ class _Crops(CalibrationDataReader):
         return None if crop is None else {"image": crop[np.newaxis]}
 
 
-def _without_parity(system: SystemManifest) -> SystemManifest:
+def _without_parity(system: AnySystem) -> AnySystem:
     """A system's manifest without what was measured with the float32 backbone."""
-    kept = tuple(entry for entry in system.parity if entry.output.partition(".")[0] not in ("chain", "image_backbone"))
+    if ROLE not in system.components:
+        return system
+    kept = tuple(entry for entry in system.parity if entry.output.partition(".")[0] not in ("chain", ROLE))
     return system.model_copy(update={"parity": kept})
 
 

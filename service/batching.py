@@ -26,12 +26,23 @@ from service.queues import Row, RowQueue, RowResult
 
 logger = logging.getLogger(__name__)
 
-CHAIN: tuple[Role, ...] = ("image_backbone", "text_encoder", "support_fusion", "pose_decoder")
+CHAIN: tuple[Role, ...] = (
+    "image_backbone",
+    "capellm_vision",
+    "text_encoder",
+    "support_fusion",
+    "pose_decoder",
+    "capellm_decoder",
+)
 """Roles in the order in which a request passes them."""
 
-ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "text_encoder"})
+ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
 """Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
 carry on work that is already paid for, and cannot be more than the requests that were let in."""
+
+UNEVEN: frozenset[Role] = frozenset({"capellm_decoder"})
+"""Roles whose rows differ much in cost: a prefix is an image and an instruction, a step a few tokens. Judged by the
+mean of both, a last step would be called off whose deadline leaves more than enough time."""
 
 SETTLING_TURNS = 12
 """Turns of the event loop, at most, between the end of a batch and the choice of the next one. A request whose row was
@@ -101,14 +112,18 @@ class Batcher:
             for role, component in system.components.items():
                 last_role[component] = max(last_role[component], CHAIN.index(role))
         order = sorted(last_role, key=lambda name: -last_role[name])
-        self._queues = {name: RowQueue(manifest.components[name].max_batch_size) for name in order}
+        self._queues = {
+            name: RowQueue(manifest.components[name].max_batch_size, uneven=CHAIN[last_role[name]] in UNEVEN)
+            for name in order
+        }
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
         self._followers = {
             system.components["image_backbone"]: system.components["pose_decoder"]
             for system in manifest.systems.values()
             if {"image_backbone", "pose_decoder"} <= system.components.keys()
         }
-        self._lasts = {name for name in order if CHAIN[last_role[name]] == CHAIN[-1]}
+        # Whose rows are a request's last: it is answered then and does not come back.
+        self._lasts = {name for name in order if CHAIN[last_role[name]] == "pose_decoder"}
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
@@ -119,7 +134,7 @@ class Batcher:
         # A batch belongs to several requests: what it logs must not carry the name of the one that started it.
         self._nobody = Context()
         self._turns_left = 0
-        # Rows of finished batches whose requests may come back with their next step.
+        # Rows of finished backbone batches whose requests have not come back with their next step.
         self._returning = 0
         self._closed = False
 
@@ -186,7 +201,7 @@ class Batcher:
         if deadline is not None:
             latest_start = deadline - queue.run_time(1, row.submitted)
             row.timer = loop.call_at(latest_start, self._expire, row, deadline)
-        if self._returning and component not in self._entrances:
+        if self._returning and component in self._lasts:
             self._returning -= 1
             if not self._returning:
                 self._turns_left = 0
@@ -294,12 +309,9 @@ class Batcher:
     def _slot_freed(self, run: asyncio.Task[None]) -> None:
         self._runs.discard(run)
         component, size, _ = self._running.pop(run)
-        if component in self._lasts:
-            # Their requests are answered and do not come back.
-            self._dispatch_after(0)
-            return
-        self._returning += size
-        self._dispatch_after(SETTLING_TURNS)
+        if component in self._followers:
+            self._returning += size
+        self._dispatch_after(0 if component in self._lasts else SETTLING_TURNS)
 
     def _next_batch(self) -> list[Row]:
         """The rows that go next; none if nothing waits."""

@@ -55,9 +55,11 @@ def engine(
         with step_progress() as progress:
             for folder in repositories:
                 manifest = read_manifest(folder)
+                if not manifest.support_systems:
+                    raise click.ClickException(f"{folder}: a language model; `capeserve bench capellm` measures those")
                 for provider in providers or (None,):
                     loaded = OnnxRuntimeEngine(folder, manifest, providers=None if provider is None else (provider,))
-                    for system, described in manifest.systems.items():
+                    for system, described in manifest.support_systems.items():
                         speeds.append(
                             measure_system(
                                 loaded,
