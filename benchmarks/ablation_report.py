@@ -40,6 +40,7 @@ def tables(runs: Sequence[Run]) -> list[ReportTable]:
         notes=(
             "Same towers, data, budget and seeds; only the system differs. Runs of equal seeds see the same episodes.",
             *_verdicts(runs),
+            *_twins(runs),
         ),
     )
     single = ReportTable(
@@ -79,6 +80,20 @@ def _verdicts(runs: Sequence[Run]) -> list[str]:
                     f"{100 * sum(differences) / len(differences):+.1f} points on average (PCK@0.2)."
                 )
     return verdicts
+
+
+def _twins(runs: Sequence[Run]) -> list[str]:
+    """Systems whose every run came to the same as another's: with towers and head alike they are the same network."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for run in runs:
+        found.setdefault(run.system, {})[run.seed] = run.pck
+    return [
+        f"{second} and {first} came to the same in every run: with the same towers and the same head they are one "
+        "network. What sets the published models apart is their towers."
+        for index, first in enumerate(found)
+        for second in list(found)[index + 1 :]
+        if found[first] == found[second]
+    ]
 
 
 def draw(summaries: Sequence[Summary], figure: Figure) -> None:

@@ -84,7 +84,7 @@ def stand_in() -> CapeLlmPredictor:
     """A model of random weights, its prompts as long as the published ones."""
     configuration = CapeLlmConfiguration.model_validate(STAND_IN)
     tokenizer = own_tokenizer(configuration, SyntheticDataset("train", objects_per_category=1).categories)
-    return CapeLlmPredictor(untrained_capellm(configuration), CapeLlmTokenizer(tokenizer, configuration))
+    return CapeLlmPredictor(untrained_capellm(configuration), CapeLlmTokenizer(tokenizer, configuration.special_tokens))
 
 
 def some_support(keypoints: int) -> SupportDefinition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,18 @@ from cape.support import SupportDefinition
 from service.batching import Batcher
 from service.errors import EngineError, InvalidFieldError, ServiceError
 from service.errors import MissingModalityError as ServedModalityError
+from service.estimates import Pipeline
 from service.images import ImageLimits
+from service.language_pipeline import ImageTokens, LanguageEstimator
 from service.onnx_engine import OnnxRuntimeEngine
 from service.pipeline import PoseEstimator, QueryFeatures, support_cache
 from service.preparation import prepare_support
+from service.prompts import prompt_cache
 from service.support_definition import SupportDefinition as CheckedDefinition
 from service.support_definition import check_support
 from service.support_encoder import SupportEncoder
+from service.support_set import SupportSet
+from service.supports import SupportSource
 from service.texts import embedding_cache, text_embedders
 
 KEPT_FEATURES = 2**30
@@ -66,9 +72,13 @@ class ExportedEstimator:
     async def _start(self, repository: Path) -> None:
         """What belongs to the event loop."""
         self._batcher = Batcher(self._engine, self._manifest)
-        embedders = text_embedders(repository, self._manifest, self._batcher, embedding_cache(TEXT_CACHE))
-        self._encoder = SupportEncoder(self._manifest, self._batcher, embedders)
-        self._poses = PoseEstimator(self._manifest, self._batcher, self._encoder, support_cache(0))
+        self._pipeline: Pipeline[Any, Any]
+        if self._system in self._manifest.language_systems:
+            self._pipeline = LanguageEstimator(repository, self._manifest, self._batcher, prompt_cache(0))
+        else:
+            embedders = text_embedders(repository, self._manifest, self._batcher, embedding_cache(TEXT_CACHE))
+            encoder = SupportEncoder(self._manifest, self._batcher, embedders)
+            self._pipeline = PoseEstimator(self._manifest, self._batcher, encoder, support_cache(0))
 
     @property
     def name(self) -> str:
@@ -94,16 +104,20 @@ class ExportedEstimator:
         message = support_message(support)
         check_support(message, self._manifest, LIMITS)
         definition = CheckedDefinition.of(f"{support.category!r}", message)
-        prepared = prepare_support(message, definition, self._manifest, LIMITS)
-        tokens, _ = await self._encoder.encode(self._system, prepared)
+
+        async def load() -> SupportSet:
+            return prepare_support(message, definition, self._manifest, LIMITS)
+
+        source = SupportSource(definition, load, complaint=lambda error: error)
+        support_tokens, _ = await self._pipeline.support_tokens(self._system, source)
         crops = [self._crop(query) for query in queries]
-        features = await self._encode(queries, crops)
-        answers = await self._poses.estimate(self._system, tokens, QueryFeatures(tuple(features), 0.0, 0.0))
+        features = await self._encode(source, queries, crops)
+        answers = await self._pipeline.estimate(self._system, support_tokens, features)
         poses = tuple(
             EstimatedPose(crop.to_image(one.keypoints), one.scores, one.located)
             for crop, one in zip(crops, answers.estimates, strict=True)
         )
-        return EpisodeAnswer(poses, tokens.modalities)
+        return EpisodeAnswer(poses, support_tokens.modalities)
 
     def _crop(self, query: QueryObject) -> Crop:
         box, size = query.box, self._manifest.image_size
@@ -112,17 +126,27 @@ class ExportedEstimator:
         except ValueError as error:
             raise InvalidFieldError("box", str(error)) from None
 
-    async def _encode(self, queries: Sequence[QueryObject], crops: Sequence[Crop]) -> list[npt.NDArray[np.generic]]:
-        """Features [C, F, F] of queries; those of objects that were asked for before are there already."""
+    async def _encode(
+        self, source: SupportSource, queries: Sequence[QueryObject], crops: Sequence[Crop]
+    ) -> QueryFeatures | ImageTokens:
+        """What the image's component says of queries; of objects that were asked for before that is there already."""
         features = {query.object_id: self._features.get(query.object_id) for query in queries}
         new = [row for row, query in enumerate(queries) if features[query.object_id] is None]
         pixels = [crops[row].extract(queries[row].image) for row in new]
-        computed = await self._poses.query_features(self._system, pixels)
-        for row, one in zip(new, computed.features, strict=True):
+        started = await self._pipeline.start_query(self._system, source, pixels) if new else None
+        computed = () if started is None else _arrays(started)
+        for row, one in zip(new, computed, strict=True):
             own = one.copy()  # a view would keep the whole batch alive
             features[queries[row].object_id] = own
             self._features.put(queries[row].object_id, own)
-        return [known for query in queries if (known := features[query.object_id]) is not None]
+        every = tuple(known for query in queries if (known := features[query.object_id]) is not None)
+        if self._system in self._manifest.language_systems:
+            return ImageTokens(every, 0.0, 0.0)
+        return QueryFeatures(every, 0.0, 0.0)
+
+
+def _arrays(started: QueryFeatures | ImageTokens) -> tuple[npt.NDArray[np.generic], ...]:
+    return started.tokens if isinstance(started, ImageTokens) else started.features
 
 
 def _described(repository: Path, manifest: Manifest, system: str, engine: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import golden
+from benchmarks.capellm_systems import SYSTEM as CAPELLM
 from benchmarks.cost import Sizes, measure_cost, published_configuration
 from benchmarks.latency import describe_machine
 from cape.annotations import read_support
@@ -114,8 +115,22 @@ def _golden(system: SystemName) -> tuple[float | None, float | None]:
     return (float(max(in_torch)), float(max(exported))) if in_torch else (None, None)
 
 
+def document(old: str, rows: Sequence[Row], section: str | None) -> str:
+    """The document of all systems.
+
+    Args:
+        old: what it said before; a part that is not measured now stays as it is, with its date and machine.
+        rows: of the paper's systems; empty where they are not measured.
+        section: of CapeLLM, from `benchmarks.capellm_systems`; None where it is not measured.
+    """
+    heading = f"## {CAPELLM}\n"
+    table, _, behind = old.partition(heading)
+    parts = (systems_table(rows) if rows else table, section if section is not None else behind and heading + behind)
+    return "\n".join(part.strip() + "\n" for part in parts if part)
+
+
 def systems_table(rows: Sequence[Row]) -> str:
-    """The measurements as a Markdown document."""
+    """The measurements of the paper's systems, as Markdown."""
     lines = [
         "# Systems",
         "",

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cape.annotations import read_support
-from cape.manifest import SystemManifest
+from cape.manifest import AnySystem
 from cape.support import Box, KeypointDefinition, Modality, SupportDefinition, SupportExample
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -55,7 +55,7 @@ class Workload:
         return replace(self.support, keypoints=keypoints)
 
 
-def used_modalities(system: SystemManifest) -> tuple[Modality, ...]:
+def used_modalities(system: AnySystem) -> tuple[Modality, ...]:
     """What a system uses of a support that has everything."""
     uses: dict[Modality, str] = {"image": system.modalities.image, "text": system.modalities.text}
     return tuple(modality for modality, use in uses.items() if use != "unused")

@@ -8,9 +8,11 @@ known to the service from anywhere else.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from cape.capellm.configuration import InstructionConfiguration, Readout, SpecialTokens
 
 MANIFEST_NAME = "cape.json"
 """File name of the manifest, at the root of an exported repository."""
@@ -21,8 +23,9 @@ MODEL_FILE = "1/model.onnx"
 QUERY_SUFFIX = "_query"
 """A system's Triton model that takes a query's crop and support tokens at once is called '<system>_query'."""
 
-Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder"]
-"""What a component does. A system has one component per role; several systems may share a component."""
+Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder", "capellm_vision", "capellm_decoder"]
+"""What a component does. A system has one component per role; several systems may share a component. The last two are
+those of a system that is a language model."""
 
 ModalityUse = Literal["required", "optional", "unused"]
 """Whether a support must have a modality. Where several are `optional`, it must have at least one."""
@@ -49,7 +52,9 @@ class ComponentManifest(_Strict):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    precision: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
+        "float32", description="Of its products; int8 and int4 are those of stored weights."
+    )
     max_batch_size: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
@@ -99,21 +104,32 @@ class SourceManifest(_Strict):
     trained: bool = Field(description="False for random weights, whose answers mean nothing.")
 
 
-class SystemManifest(_Strict):
-    """One system: which component plays which role, and what it asks of a support."""
+class _System(_Strict):
+    """What every system says of itself."""
 
     components: dict[Role, str] = Field(description="Role → name of a component of the repository.")
-    backbone: str
+    backbone: str = Field(description="What sees the image.")
+    modalities: Modalities
+    parameters: int = Field(ge=1)
+    parity: tuple[ParityEntry, ...] = ()
+    source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
+
+    def _require(self, *roles: Role) -> None:
+        for role in roles:
+            if role not in self.components:
+                raise ValueError(f"components: no {role}")
+
+
+class SystemManifest(_System):
+    """A system that makes tokens of a support, and finds keypoints by them: which component plays which role."""
+
+    pipeline: Literal["support_tokens"] = "support_tokens"
     backbone_channels: int = Field(ge=1)
     feature_size: int = Field(ge=1, description="Side of the backbone's last feature map, in cells.")
     similarity_size: int = Field(ge=1, description="Side of the similarity maps, in cells.")
     model_width: int = Field(ge=1, description="Width of a support token.")
     pathways: int = Field(ge=1, description="P, the support tokens a keypoint has: 2 for decision-level fusion.")
-    modalities: Modalities
     text_encoder: TextEncoderManifest | None = None
-    parameters: int = Field(ge=1)
-    parity: tuple[ParityEntry, ...] = ()
-    source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
 
     @model_validator(mode="after")
     def _text_needs_an_encoder(self) -> SystemManifest:
@@ -121,6 +137,101 @@ class SystemManifest(_Strict):
         if reads_text and (self.text_encoder is None or "text_encoder" not in self.components):
             raise ValueError("a system that reads text needs a text encoder")
         return self
+
+    @property
+    def text_model(self) -> str:
+        """What reads texts; empty where nothing does."""
+        return self.text_encoder.name if self.text_encoder else ""
+
+    @property
+    def main_component(self) -> str:
+        """The component that does most of the work, and whose precision speaks for the system."""
+        return self.components["image_backbone"]
+
+    @property
+    def wording(self) -> str:
+        """What else than its graphs its answers depend on."""
+        return ""
+
+
+class CacheManifest(_Strict):
+    """Keys and values of a language model: each [rows, layers, heads, positions, depth]."""
+
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    depth: int = Field(ge=1)
+
+
+class TextLimits(_Strict):
+    """How long texts may be, in tokens of the language model's vocabulary."""
+
+    category: int = Field(ge=1)
+    name: int = Field(ge=1)
+    description: int = Field(ge=1)
+    sequence: int = Field(ge=1, description="Image, instruction, one question and its answer together.")
+
+
+class RoundedWeights(_Strict):
+    """What storing weights in few bits does to answers, on the same questions as float32."""
+
+    weights: Literal["int8", "int4"] = Field(description="Of the language model.")
+    answers: int = Field(ge=1, description="Keypoints that were asked for.")
+    equal_answers: float = Field(ge=0, le=1, description="Share of them that are the same token for token.")
+    equal_tokens: float = Field(ge=0, le=1, description="Share of the decided tokens, the digits, that are the same.")
+    mean_distance: float = Field(ge=0, description="Between keypoints, as a fraction of the crop.")
+    largest_distance: float = Field(ge=0)
+    tolerance: float = Field(ge=0, description="Mean distance that was let pass.")
+
+
+class LanguageSystemManifest(_System):
+    """A system that asks a language model about an image, a question a keypoint."""
+
+    pipeline: Literal["language_model"] = "language_model"
+    language: str = Field(description="Architecture of the language model: 'llama'.")
+    width: int = Field(ge=1, description="D of an image token.")
+    image_tokens: int = Field(ge=1, description="N, of an image.")
+    cache: CacheManifest
+    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    special_tokens: SpecialTokens
+    instruction: InstructionConfiguration
+    readout: Readout = Field(description="How digits become a coordinate.")
+    limits: TextLimits
+    rounded: RoundedWeights | None = Field(None, description="None: weights are float32.")
+
+    @model_validator(mode="after")
+    def _both_components(self) -> LanguageSystemManifest:
+        self._require("capellm_vision", "capellm_decoder")
+        return self
+
+    @property
+    def text_model(self) -> str:
+        """What reads texts."""
+        return self.language
+
+    @property
+    def main_component(self) -> str:
+        """The component that does most of the work, and whose precision speaks for the system."""
+        return self.components["capellm_decoder"]
+
+    @property
+    def wording(self) -> str:
+        """What else than its graphs its answers depend on: how it is asked, and how its answer is read."""
+        return f"{self.tokenizer_sha256};{self.instruction.model_dump_json()};{self.readout}"
+
+
+def _pipeline(value: Any) -> str:
+    if isinstance(value, dict):
+        # Repositories that were written before there was a second pipeline do not name theirs.
+        return str(value.get("pipeline", "support_tokens"))
+    return str(getattr(value, "pipeline", ""))
+
+
+AnySystem: TypeAlias = Annotated[
+    Annotated[SystemManifest, Tag("support_tokens")] | Annotated[LanguageSystemManifest, Tag("language_model")],
+    Discriminator(_pipeline),
+]
+"""A system of either pipeline."""
 
 
 class Manifest(_Strict):
@@ -138,7 +249,7 @@ class Manifest(_Strict):
     )
     max_shots: int = Field(ge=1)
     components: dict[str, ComponentManifest]
-    systems: dict[str, SystemManifest] = Field(min_length=1)
+    systems: dict[str, AnySystem] = Field(min_length=1)
     source: SourceManifest
 
     @model_validator(mode="after")
@@ -152,6 +263,16 @@ class Manifest(_Strict):
                     raise ValueError(f"systems.{name}.components.{role}: there is no component {component!r}")
         return self
 
+    @property
+    def support_systems(self) -> dict[str, SystemManifest]:
+        """The systems that make tokens of a support."""
+        return {name: system for name, system in self.systems.items() if isinstance(system, SystemManifest)}
+
+    @property
+    def language_systems(self) -> dict[str, LanguageSystemManifest]:
+        """The systems that are language models."""
+        return {name: system for name, system in self.systems.items() if isinstance(system, LanguageSystemManifest)}
+
     def bucket(self, keypoints: int) -> int:
         """Smallest bucket that holds `keypoints` keypoints.
 
@@ -164,12 +285,13 @@ class Manifest(_Strict):
         raise ValueError(f"{keypoints} keypoints, at most {self.max_keypoints}")
 
     def version(self, system: str) -> str:
-        """Short digest of every graph of a system: changes whenever an answer may change."""
+        """Short digest of a system's graphs and its wording: changes whenever an answer may change."""
         import hashlib
 
         digest = hashlib.sha256()
         for role, component in sorted(self.systems[system].components.items()):
             digest.update(f"{role}:{self.components[component].sha256};".encode())
+        digest.update(self.systems[system].wording.encode())
         return digest.hexdigest()[:16]
 
 
@@ -191,7 +313,9 @@ def read_manifest(repository: Path | str) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        # What pydantic says of a system names its pipeline behind its name, which is not in the document.
+        places = [part for place, part in enumerate(first["loc"]) if not (place == 2 and first["loc"][0] == "systems")]
+        field = ".".join(map(str, places))
         raise ManifestError(f"{path}: {field or 'document'}: {first['msg']}") from None
     for name in manifest.components:
         if not (repository / name / MODEL_FILE).is_file():

@@ -61,6 +61,11 @@ def _parse_boxes(context: click.Context, parameter: click.Parameter, values: tup
 )
 @click.option("--model", default="", help="models/{system}.  [default: the server's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Say keypoints as they are found, where the model finds them one after the other (capellm).",
+)
 @connects
 def estimate(
     connection: Connection,
@@ -70,6 +75,7 @@ def estimate(
     boxes: tuple[Box, ...],
     model: str,
     as_json: bool,
+    follow: bool,
 ) -> None:
     """Find the keypoints of a support in photographs."""
     errors = console(stderr=True)
@@ -80,9 +86,12 @@ def estimate(
     poses: list[PoseEstimate | None] = [None] * len(images)
     with connection.client() as client:
         sent, skeleton = _resolve_support(client, support_source)
-        queries = [Query(image, sent, boxes, model) for image in images]
+        queries = [Query(image, sent, boxes, model, partial_answers=follow) for image in images]
         with _progress(errors, len(images)) as advance:
             for index, answer in _answers(client, queries):
+                if isinstance(answer, PoseEstimate) and answer.partial:
+                    _say(errors, images[index], answer)
+                    continue
                 if isinstance(answer, CapeError):
                     results[index] = {"image": str(images[index]), "error": str(answer)}
                 else:
@@ -112,8 +121,10 @@ def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefiniti
 
 
 def _answers(client: Client, queries: Sequence[Query]) -> Iterator[tuple[int, PoseEstimate | CapeError]]:
-    """One image is a call, with its retries; several are a stream. Raises what is no fault of an image."""
-    if len(queries) > 1:
+    """One image is a call, with its retries; several are a stream, and so are answers in parts. Raises what is no fault
+    of an image.
+    """
+    if len(queries) > 1 or queries[0].partial_answers:
         yield from client.estimate_stream(queries)
         return
     query = queries[0]
@@ -121,6 +132,13 @@ def _answers(client: Client, queries: Sequence[Query]) -> Iterator[tuple[int, Po
         yield 0, client.estimate(query.image, query.support, boxes=query.boxes, model=query.model)
     except InvalidRequestError as error:
         yield 0, error
+
+
+def _say(terminal: Console, image: Path, part: PoseEstimate) -> None:
+    """A line for every keypoint that has just been found."""
+    for number, instance in enumerate(part.instances, start=1):
+        for name, (x, y), score in zip(instance.names, instance.keypoints, instance.scores, strict=True):
+            terminal.print(f"{image.name}, {number}: {name} at {x:.1f}, {y:.1f}, score {score:.2f}", markup=False)
 
 
 @contextmanager

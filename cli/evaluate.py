@@ -33,8 +33,6 @@ from cli.consoles import console, step_progress
 if TYPE_CHECKING:
     import torch
 
-    from cape.capellm.answers import Readout
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -77,6 +75,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--readout",
     type=click.Choice(["greedy", "expectation"]),
     help="CapeLLM checkpoints: the most probable digits, or the mean over digits.  [default: greedy]",
+)
+@click.option(
+    "--vllm",
+    metavar="URL",
+    help="vLLM server that runs a CapeLLM's language model; --checkpoint is then the folder of its prompter.",
 )
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write JSON, Markdown and pictures.")
 @click.option("--pictures", type=click.IntRange(0), default=0, help="Draw so many best and worst predictions.")
@@ -180,22 +183,29 @@ def _checkpoint_estimator(
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if is_capellm(path):
-            return _capellm_estimator(path, chosen, configuration.readout)
+            return _capellm_estimator(path, chosen, configuration)
         return CheckpointEstimator(load_any(path, text_encoder, tokenizer), chosen)
     except RuntimeError as error:
         raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from None
 
 
-def _capellm_estimator(path: Path, device: torch.device, readout: Readout) -> Estimator:
+def _capellm_estimator(path: Path, device: torch.device, configuration: EvaluationConfiguration) -> Estimator:
     from cape.checkpoints import CheckpointError
 
     try:
-        from cape.evaluation.capellm import CapeLlmEstimator
+        from cape.evaluation.capellm import CapeLlmEstimator, checkpoint_estimator
         from cape.models.capellm.checkpoint import load_capellm
+        from cape.models.capellm.prompter import load_prompter
+        from cape.models.capellm.vllm import VllmPredictor
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
     try:
-        return CapeLlmEstimator(load_capellm(path), device, readout)
+        if configuration.vllm is None:
+            return checkpoint_estimator(load_capellm(path), device, configuration.readout)
+        prompter, tokenizer = load_prompter(path)
+        predictor = VllmPredictor(prompter, tokenizer, configuration.vllm, device=device)
+        engine = f"vLLM at {configuration.vllm}"
+        return CapeLlmEstimator(predictor, prompter.configuration, f"{path.name}: ", engine)
     except CheckpointError as error:
         raise click.ClickException(str(error)) from None
 

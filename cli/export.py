@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.table import Table
 
+from cape.capellm.configuration import is_capellm
 from cli.consoles import console, step_progress
+from cli.export_capellm import ONLY_FOR_CAPELLM, export_capellm, export_vllm, refuse_given, weights_table
 
 if TYPE_CHECKING:
+    from cape.capellm.configuration import Readout
     from cape.configuration import SystemName
     from cape.manifest import ParityEntry
     from export.precision import Precision
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from export.tensorrt.editions import EditionName
     from export.tensorrt.engines import BuiltEngine, EngineRequest
     from export.triton.options import Accelerator, Device
+    from export.weights import Weights
 
 PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 
@@ -27,7 +31,8 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Folder with config.json and model.safetensors, or a published GraphCape, CapeX or CapeFormer .pth file.",
+    help="Folder with config.json and model.safetensors, CapeLLM's too, or a published GraphCape, CapeX or CapeFormer "
+    ".pth file.",
 )
 @click.option(
     "--system",
@@ -80,6 +85,32 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     help="With --tensorrt: of matrix products and convolutions; what keypoints are read off stays in float32.",
 )
 @click.option("--strip-weights", is_flag=True, help="With --tensorrt: leave the weights out of the engines.")
+@click.option(
+    "--readout",
+    type=click.Choice(["greedy", "expectation"]),
+    default="greedy",
+    show_default=True,
+    help="For a CapeLLM: keypoints are the most probable digits, or the mean over digits.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "int8", "int4"]),
+    default="float32",
+    show_default=True,
+    help="For a CapeLLM: how the weights of products are stored; compared with float32.",
+)
+@click.option(
+    "--weights-tolerance",
+    type=click.FloatRange(min=0),
+    help="With --weights: mean distance from float32's keypoints, fraction of the crop, that is let pass.  "
+    "[default: 0.02]",
+)
+@click.option(
+    "--vllm",
+    is_flag=True,
+    help="For a CapeLLM: instead of a repository, write its language model as a folder for vLLM, and beside it what "
+    "makes the prompts.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the repository to write.")
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
 @click.option("--add", is_flag=True, help="Add the system to the repository that is there; equal towers are shared.")
@@ -108,6 +139,10 @@ def export(
     targets: tuple[str, ...],
     precision: Precision,
     strip_weights: bool,
+    readout: Readout,
+    weights: Weights,
+    weights_tolerance: float | None,
+    vllm: bool,
     output: Path,
     force: bool,
     add: bool,
@@ -118,12 +153,24 @@ def export(
 
     Every component and the whole chain run in ONNX Runtime and in PyTorch float32, on random and on real inputs,
     at several batch sizes, keypoint counts and shots. An export whose keypoints differ by more than 1e-4 of the
-    crop fails and leaves nothing behind.
+    crop fails and leaves nothing behind. A CapeLLM's greedy answers must be PyTorch's token for token, and with
+    rounded weights not further from those than the tolerance says.
     """
     if (checkpoint is None) == (untrained is None):
         raise click.UsageError("give one of --checkpoint and --untrained")
     if add and force:
         raise click.UsageError("give one of --add and --force")
+    if checkpoint is not None and is_capellm(checkpoint):
+        from export.triton.options import TritonOptions
+
+        if vllm:
+            export_vllm(checkpoint, output)
+            return
+        triton = TritonOptions(triton_device)
+        exported = export_capellm(checkpoint, output, readout, weights, weights_tolerance, triton, force=force, add=add)
+        _done(exported, output, (weights_table(exported.weights),) if exported.weights else ())
+        return
+    refuse_given(ONLY_FOR_CAPELLM, "only for a CapeLLM checkpoint")
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint, untrained_checkpoint
         from cape.configuration import ConfigurationError
@@ -167,11 +214,16 @@ def export(
                 parity = engine_parity(source, output, built, request)
     except (CheckpointError, ConfigurationError, ExportError, PublishedCheckpointError, TowerError) as error:
         raise click.ClickException(str(error)) from None
-    console().print(parity_table(exported))
-    if request is not None:
-        for table in engine_tables(built, request, parity):
-            console().print(table)
-    errors.print(f"Wrote {output}. Serve it: capeserve serve --repository {output}, or with Triton: capeserve triton")
+    _done(exported, output, engine_tables(built, request, parity) if request is not None else ())
+
+
+def _done(exported: Exported, output: Path, more: Sequence[Table] = ()) -> None:
+    """Says what was measured, and what to do with what was written."""
+    for table in (parity_table(exported), *more):
+        console().print(table)
+    console(stderr=True).print(
+        f"Wrote {output}. Serve it: capeserve serve --repository {output}, or with Triton: capeserve triton"
+    )
 
 
 def parity_table(exported: Exported) -> Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from cape.manifest import MANIFEST_NAME, Manifest, ManifestError, Role, SystemManifest, read_manifest
 from export.graph import ExportError
@@ -51,12 +52,13 @@ def add_system(repository: Path, addition: Path) -> Manifest:
         if (theirs := getattr(old, field)) != (ours := getattr(new, field)):
             raise ExportError(f"{repository} has {field} {theirs}, {name} has {ours}: export it on its own")
     names = {role: _place(old, name, role, new.components[own].sha256) for role, own in system.components.items()}
-    text_encoder = system.text_encoder
+    changes: dict[str, Any] = {"components": names, "source": new.source}
+    text_encoder = system.text_encoder if isinstance(system, SystemManifest) else None
     if text_encoder is not None:
         moved = Path(names["text_encoder"]) / Path(text_encoder.tokenizer).name
         if names["text_encoder"] in old.components:
             _require_same(repository / moved, addition / text_encoder.tokenizer)
-        text_encoder = text_encoder.model_copy(update={"tokenizer": str(moved)})
+        changes["text_encoder"] = text_encoder.model_copy(update={"tokenizer": str(moved)})
     components = dict(old.components)
     for role, own in system.components.items():
         target = names[role]
@@ -66,9 +68,7 @@ def add_system(repository: Path, addition: Path) -> Manifest:
             components[target] = new.components[own]
             (addition / own).rename(addition / target)
     _link(repository, addition)
-    added = SystemManifest.model_validate(
-        dict(system) | {"components": names, "text_encoder": text_encoder, "source": new.source}
-    )
+    added = type(system).model_validate(dict(system) | changes)
     manifest = Manifest.model_validate(
         dict(new) | {"components": components, "systems": old.systems | {name: added}, "source": old.source}
     )

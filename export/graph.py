@@ -43,7 +43,7 @@ def write_graph(component: Component, path: Path, external_data_from: int = EXTE
     dynamic = tuple(
         {axis: axes[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in component.inputs
     )
-    with warnings.catch_warnings(), torch.no_grad(), _quiet_exporter():
+    with warnings.catch_warnings(), torch.no_grad(), quiet_exporter():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             component.module.eval(),
@@ -91,7 +91,7 @@ def graph_digest(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-class _quiet_exporter:  # noqa: N801 (reads as a statement)
+class quiet_exporter:  # noqa: N801 (reads as a statement)
     """The exporter logs a line for every torchvision operator that is not installed; none is used."""
 
     def __enter__(self) -> None:

@@ -184,7 +184,7 @@ def chain_inputs(
     generator = np.random.default_rng(seed)
     batch, shots, keypoints = sizes["B"], sizes["S"], sizes["K"]
     side = configuration.backbone.image_size
-    crops = _photograph_crops(generator, batch * (1 + shots), side) if real else None
+    crops = photograph_crops(generator, batch * (1 + shots), side) if real else None
     if crops is None:
         crops = generator.integers(0, 256, (batch * (1 + shots), side, side, 3), dtype=np.uint8)
     inputs: Arrays = {
@@ -203,7 +203,8 @@ def chain_inputs(
     return inputs
 
 
-def _photograph_crops(generator: np.random.Generator, count: int, side: int) -> npt.NDArray[np.uint8]:
+def photograph_crops(generator: np.random.Generator, count: int, side: int) -> npt.NDArray[np.uint8]:
+    """Random crops of a photograph, uint8 [count, side, side, 3]."""
     encoded = importlib.resources.files("export").joinpath("parity_photograph.jpg").read_bytes()
     decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert decoded is not None

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -39,6 +39,9 @@ from export.parity import (
 from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
 
+if TYPE_CHECKING:
+    from export.capellm_weights import WeightsCost
+
 KEYPOINT_BUCKETS = (24, 48, 72, 100)
 """Keypoint counts that supports are padded to: few, so that requests of different supports share a batch and an
 engine that compiles per shape compiles few; 24 costs 2 % more than 17, beside 256 image tokens."""
@@ -56,11 +59,13 @@ class Exported(NamedTuple):
         manifest: as written.
         system: the one that was exported.
         ties: keypoints that parity left out because PyTorch's own answer is undefined up to rounding.
+        weights: what rounding a language model's weights cost; None where they are float32.
     """
 
     manifest: Manifest
     system: str
     ties: int
+    weights: WeightsCost | None = None
 
 
 def export_repository(
@@ -89,16 +94,36 @@ def export_repository(
             Triton make no sense, a graph is not valid, or its keypoints are further from
             PyTorch's than 1e-4 of the crop. Nothing is written then.
     """
+
+    def write(folder: Path) -> Exported:
+        return _write(checkpoint, folder, external_data_from, progress)
+
+    return put_repository(write, checkpoint.system.configuration.system, output, force=force, add=add, triton=triton)
+
+
+def put_repository(
+    write: Callable[[Path], Exported], system: str, output: Path, *, force: bool, add: bool, triton: TritonOptions
+) -> Exported:
+    """Has a repository written beside its place, and puts it there once it is whole.
+
+    Args:
+        write: writes a repository of one system into a folder that is there and empty.
+        system: its name.
+        output, force, add, triton: see `export_repository`.
+
+    Raises:
+        ExportError: as `export_repository`, and what `write` raises.
+    """
     if problem := triton.problem():
         raise ExportError(problem)
     if add:
-        check_addition(output, checkpoint.system.configuration.system)
+        check_addition(output, system)
     elif output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} is there already; --force replaces it")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
-        exported = _write(checkpoint, partial, external_data_from, progress)
+        exported = write(partial)
         if add:
             exported = exported._replace(manifest=add_system(output, partial))
         write_configurations(partial, exported.manifest, triton)
@@ -148,19 +173,34 @@ def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progre
         step("comparing the whole chain")
     progress("done", steps, steps)
     parity = differences.entries()
-    _require(parity)
+    require_parity(parity)
     manifest = _manifest(checkpoint, parts, graphs, text, parity, parameters)
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Exported(manifest, configuration.system, differences.ties)
 
 
-def _require(parity: tuple[ParityEntry, ...]) -> None:
+def require_parity(parity: tuple[ParityEntry, ...]) -> None:
+    """Refuses an export whose keypoints are not PyTorch's.
+
+    Raises:
+        ExportError: naming the output.
+    """
     for entry in parity:
         if entry.output.endswith(".keypoints") and not entry.largest <= KEYPOINT_TOLERANCE:
             raise ExportError(
                 f"{entry.output} is {entry.largest:.2e} of the crop away from PyTorch, "
                 f"more than {KEYPOINT_TOLERANCE:.0e}: nothing was written"
             )
+
+
+def now() -> str:
+    """As a manifest has it: UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def keypoint_buckets(max_keypoints: int) -> tuple[int, ...]:
+    """The numbers of keypoints that supports are padded to, for models of so many at most."""
+    return (*(size for size in KEYPOINT_BUCKETS if size < max_keypoints), max_keypoints)
 
 
 def _write_tokenizer(
@@ -209,14 +249,13 @@ def _manifest(
             bytes=size,
             parameters=part.parameters,
         )
-    buckets = tuple(size for size in KEYPOINT_BUCKETS if size < configuration.max_keypoints)
     return Manifest(
         capeserve_version=cape.__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         image_size=configuration.backbone.image_size,
         box_padding=configuration.box_padding,
         max_keypoints=configuration.max_keypoints,
-        keypoint_buckets=(*buckets, configuration.max_keypoints),
+        keypoint_buckets=keypoint_buckets(configuration.max_keypoints),
         max_shots=MAX_SHOTS,
         components=described,
         systems={

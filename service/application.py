@@ -20,14 +20,12 @@ from service.images import ImageLimits
 from service.metrics import Metrics
 from service.observed_registry import ObservedRegistry
 from service.performance import PerformanceMonitor
-from service.pipeline import PoseEstimator, support_cache
+from service.pipelines import Pipelines
 from service.registry import RegistryError, SupportRegistry
 from service.requests import Tracer
 from service.settings import Settings
 from service.sqlite_registry import SqliteRegistry
-from service.support_encoder import SupportEncoder
 from service.supports import Supports
-from service.texts import embedding_cache, text_embedders
 from service.traced_runner import TracedRunner
 
 
@@ -89,13 +87,16 @@ async def open_application(
         pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         stack.callback(pool.shutdown)
 
-        texts = embedding_cache(settings.text_cache_bytes)
-        tokens = support_cache(settings.support_cache_bytes)
         try:
-            embedders = text_embedders(settings.repository, manifest, runner, texts)
+            pipelines = Pipelines(
+                settings.repository,
+                manifest,
+                runner,
+                text_cache_bytes=settings.text_cache_bytes,
+                support_cache_bytes=settings.support_cache_bytes,
+            )
         except ValueError as error:
             raise StartError(str(error)) from None
-        estimator = PoseEstimator(manifest, runner, SupportEncoder(manifest, runner, embedders), tokens)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         supports = Supports(
             ObservedRegistry(registry, metrics),
@@ -104,21 +105,22 @@ async def open_application(
             pool=pool,
             definition_cache_bytes=settings.definition_cache_bytes,
             max_page_bytes=settings.max_message_bytes,
-            forget=estimator.forget,
-            known=estimator.known,
+            forget=pipelines.forget,
+            known=pipelines.known,
+            check_words=pipelines.check_words,
         )
         try:
             await supports.open(metrics.registry_healthy)
         except RegistryError as error:
             raise StartError(str(error)) from None
-        metrics.watch_cache("texts", texts)
-        metrics.watch_cache("supports", tokens)
+        for name, cache in pipelines.caches.items():
+            metrics.watch_cache(name, cache)
         metrics.watch_cache("definitions", supports.definitions)
         performance = PerformanceMonitor(manifest.systems)
         metrics.watch_performance(performance.report)
         estimation = Estimation(
             manifest,
-            estimator,
+            pipelines.by_system,
             supports,
             limits,
             default_system=default_system,

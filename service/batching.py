@@ -26,12 +26,23 @@ from service.queues import Row, RowQueue, RowResult
 
 logger = logging.getLogger(__name__)
 
-CHAIN: tuple[Role, ...] = ("image_backbone", "text_encoder", "support_fusion", "pose_decoder")
+CHAIN: tuple[Role, ...] = (
+    "image_backbone",
+    "capellm_vision",
+    "text_encoder",
+    "support_fusion",
+    "pose_decoder",
+    "capellm_decoder",
+)
 """Roles in the order in which a request passes them."""
 
-ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "text_encoder"})
+ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
 """Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
 carry on work that is already paid for, and cannot be more than the requests that were let in."""
+
+UNEVEN: frozenset[Role] = frozenset({"capellm_decoder"})
+"""Roles whose rows differ much in cost: a prefix is an image and an instruction, a step a few tokens. Judged by the
+mean of both, a last step would be called off whose deadline leaves more than enough time."""
 
 SETTLING_TURNS = 12
 """Turns of the event loop between the end of a batch and the choice of the next one. A request whose row was
@@ -100,7 +111,10 @@ class Batcher:
             for role, component in system.components.items():
                 last_role[component] = max(last_role[component], CHAIN.index(role))
         order = sorted(last_role, key=lambda name: -last_role[name])
-        self._queues = {name: RowQueue(manifest.components[name].max_batch_size) for name in order}
+        self._queues = {
+            name: RowQueue(manifest.components[name].max_batch_size, uneven=CHAIN[last_role[name]] in UNEVEN)
+            for name in order
+        }
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
         self._followers = {
             system.components["image_backbone"]: system.components["pose_decoder"]

@@ -157,7 +157,7 @@ class Metrics(BatchObserver):
             registry=self.registry,
         )
         for name, system in manifest.systems.items():
-            precision = manifest.components[system.components["image_backbone"]].precision
+            precision = manifest.components[system.main_component].precision
             model.labels(name, manifest.version(name), system.backbone, precision).set(1)
 
     def _begin_at_zero(self, manifest: Manifest) -> None:

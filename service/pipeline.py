@@ -4,7 +4,7 @@ A support set is encoded once, into tokens that a cache keeps. A query then cost
 backbone and one of the pose decoder, and its backbone pass can run while the tokens are still being computed:
 
     (support, trace), queries = await together(
-        estimator.support_tokens(system, key, load, deadline),
+        estimator.support_tokens(system, source, deadline),
         estimator.query_features(system, crops, deadline),
     )
     answer = await estimator.estimate(system, support, queries, deadline)
@@ -15,7 +15,7 @@ Deadlines are event loop times; coordinates are fractions of the crop, 0–1.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,9 +25,10 @@ import numpy.typing as npt
 from cape.manifest import Manifest
 from service.caches import SingleFlightCache
 from service.engine import RowRunner
+from service.estimates import Estimate, Estimates, Found
 from service.queues import RowResult
 from service.support_encoder import Modality, SupportEncoder, SupportTokens, SupportTrace, encode_images
-from service.support_set import SupportSet
+from service.supports import SupportSource
 from service.tasks import all_of
 
 __all__ = [
@@ -85,42 +86,10 @@ class QueryCrops:
     queue_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The keypoints found in one crop.
-
-    Attributes:
-        keypoints: float32 [K, 2], x and y as fractions of the crop.
-        scores: float32 [K], 0–1.
-        located: bool [K]; where False the support says nothing of the keypoint, and its rows mean nothing.
-        similarity: float32 [K, H, W], raw similarity maps, if asked for.
-        proposals: float32 [K, 2], keypoints before refinement, if asked for.
-    """
-
-    keypoints: Float
-    scores: Float
-    located: npt.NDArray[np.bool_]
-    similarity: Float | None = None
-    proposals: Float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimates:
-    """The answer to a query.
-
-    Attributes:
-        estimates: one per crop, in the query's order.
-        seconds: what the pose decoder took, waiting included; for `QueryCrops`, the image backbone too.
-        queue_seconds: of those, waiting for the engine (the longest wait of a crop).
-    """
-
-    estimates: tuple[Estimate, ...]
-    seconds: float
-    queue_seconds: float
-
-
 class PoseEstimator:
-    """Answers queries with the components of an exported repository."""
+    """Answers queries by the tokens of a support. Implements `service.estimates.Pipeline`."""
+
+    has_maps = True
 
     def __init__(self, manifest: Manifest, runner: RowRunner, encoder: SupportEncoder, supports: SupportCache) -> None:
         """Puts the parts together.
@@ -131,32 +100,33 @@ class PoseEstimator:
             encoder: computes support tokens.
             supports: keeps them, see `support_cache`.
         """
-        self._manifest = manifest
+        self._systems = manifest.support_systems
         self._runner = runner
         self._encoder = encoder
         self._supports = supports
-        self._versions = {system: manifest.version(system) for system in manifest.systems}
+        self._versions = {system: manifest.version(system) for system in self._systems}
 
     async def support_tokens(
-        self, system: str, key: str, load: Callable[[], Awaitable[SupportSet]], deadline: float | None = None
+        self, system: str, source: SupportSource, deadline: float | None = None
     ) -> tuple[SupportTokens, SupportTrace]:
         """Looks a support's tokens up, or computes them; callers that ask at the same time share the work.
 
         Args:
             system: a system of the manifest.
-            key: what the support is known by, see `SupportDefinition.key`; a digest of its content is part of it.
-            load: reads and prepares the support; called only when its tokens are not there.
+            source: the support; loaded only when its tokens are not there.
             deadline: event loop time by which they are needed.
 
         Raises:
             MissingModalityError: the support lacks what the system needs.
-            DeadlineError, QueueFullError, EngineError: from the runner; and whatever `load` raises.
+            DeadlineError, QueueFullError, EngineError: from the runner; and whatever loading it raises.
         """
 
         async def compute() -> tuple[SupportTokens, SupportTrace]:
-            return await self._encoder.encode(system, await load(), deadline)
+            return await self._encoder.encode(system, await source.load(), deadline)
 
-        (tokens, trace), hit = await self._supports.get((key, self._versions[system]), compute, deadline)
+        (tokens, trace), hit = await self._supports.get(
+            (source.definition.key, self._versions[system]), compute, deadline
+        )
         return tokens, SupportTrace(cache_hit=True) if hit else trace
 
     async def query_features(
@@ -174,12 +144,12 @@ class PoseEstimator:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        rows = await encode_images(self._runner, self._manifest.systems[system], crops, deadline)
+        rows = await encode_images(self._runner, self._systems[system], crops, deadline)
         features = tuple(row.outputs["features"] for row in rows)
         return QueryFeatures(features, loop.time() - started, _longest_wait(rows))
 
     async def start_query(
-        self, system: str, support: str, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
+        self, system: str, source: SupportSource, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
     ) -> QueryFeatures | QueryCrops:
         """Does what of a query can be done before the support's tokens are there.
 
@@ -188,7 +158,7 @@ class PoseEstimator:
 
         Args:
             system: a system of the manifest.
-            support: the support's key, as for `support_tokens`.
+            source: the support, as for `support_tokens`.
             crops: as for `query_features`.
             deadline: event loop time by which they are needed.
 
@@ -196,7 +166,7 @@ class PoseEstimator:
             DeadlineError, QueueFullError, EngineError: from the runner.
         """
         model = self._runner.query_model(system)
-        if model is not None and (support, self._versions[system]) in self._supports:
+        if model is not None and (source.definition.key, self._versions[system]) in self._supports:
             return QueryCrops(tuple(crops), model)
         return await self.query_features(system, crops, deadline)
 
@@ -209,6 +179,7 @@ class PoseEstimator:
         *,
         similarity: bool = False,
         proposals: bool = False,
+        found: Found | None = None,
     ) -> Estimates:
         """Locates the keypoints of a support in query crops.
 
@@ -219,6 +190,7 @@ class PoseEstimator:
             deadline: event loop time by which the answer is needed.
             similarity: also return similarity maps.
             proposals: also return the keypoints before refinement.
+            found: not used: all keypoints are found at once.
 
         Raises:
             DeadlineError, QueueFullError, EngineError: from the runner.
@@ -228,7 +200,7 @@ class PoseEstimator:
         if isinstance(queries, QueryCrops):
             model, inputs = queries.model, [{"image": crop} for crop in queries.crops]
         else:
-            model = self._manifest.systems[system].components["pose_decoder"]
+            model = self._systems[system].components["pose_decoder"]
             inputs = [{"features": features} for features in queries.features]
         outputs = ["keypoints", "scores"] + ["similarity"] * similarity + ["proposals"] * proposals
         shared = {"support_tokens": support.tokens, "mask": support.mask, "adjacency": support.adjacency}

@@ -72,6 +72,50 @@ class Row:
             self.future.set_exception(error)
 
 
+class RunTimes:
+    """How long runs of something have taken lately, by their size in rows.
+
+    Args:
+        uneven: rows differ much in what they cost, so that the quickest run alone says how long one takes at least.
+    """
+
+    def __init__(self, *, uneven: bool = False) -> None:
+        self._uneven = uneven
+        self._runs: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_RUNS)
+        self._last_run = 0.0
+
+    def measured(self, rows: int, seconds: float, now: float) -> None:
+        """Remembers that a run of `rows` rows took `seconds`."""
+        self._runs.append((rows, seconds))
+        self._last_run = now
+
+    @property
+    def usual_rows(self) -> int:
+        """Rows of recent runs on average, rounded up; 1 where there has been none."""
+        return -(-sum(rows for rows, _ in self._runs) // len(self._runs)) if self._runs else 1
+
+    @property
+    def seconds_a_row(self) -> float:
+        """At the pace of recent runs; 0 where there has been none."""
+        rows = sum(rows for rows, _ in self._runs)
+        return sum(seconds for _, seconds in self._runs) / rows if rows else 0.0
+
+    def run_time(self, rows: int, now: float) -> float:
+        """Seconds that a run of so many rows takes, judged by recent runs; rather too few than too many.
+
+        That is what the largest runs of no more rows took, or a larger run's share: a run takes at least as long as a
+        smaller one, and no longer for each row. 0 while there is too little to judge by.
+        """
+        if len(self._runs) < ENOUGH_RUNS or now - self._last_run > STALE_AFTER:
+            return 0.0
+        if self._uneven:
+            return min(seconds * min(1.0, rows / size) for size, seconds in self._runs)
+        known = max((size for size, _ in self._runs if size <= rows), default=0)
+        smaller = [seconds for size, seconds in self._runs if size == known]
+        share = min((seconds * rows / size for size, seconds in self._runs if size > rows), default=0.0)
+        return max(sum(smaller) / len(smaller) if smaller else 0.0, share)
+
+
 class RowQueue:
     """The waiting rows of one component, and how fast the engine has been with it.
 
@@ -79,13 +123,17 @@ class RowQueue:
         rows: how many wait.
     """
 
-    def __init__(self, max_batch_size: int) -> None:
-        """Creates an empty queue whose batches have at most `max_batch_size` rows."""
+    def __init__(self, max_batch_size: int, *, uneven: bool = False) -> None:
+        """Creates an empty queue.
+
+        Args:
+            max_batch_size: most rows of a batch.
+            uneven: see `RunTimes`.
+        """
         self.rows = 0
+        self._times = RunTimes(uneven=uneven)
         self._max_batch_size = max_batch_size
         self._groups: dict[Hashable, OrderedDict[int, Row]] = {}
-        self._runs: deque[tuple[int, float]] = deque(maxlen=REMEMBERED_RUNS)
-        self._last_run = 0.0
 
     def __iter__(self) -> Iterator[Row]:
         """Iterates over a copy, so that rows may be taken out on the way."""
@@ -118,8 +166,7 @@ class RowQueue:
 
     def measured(self, rows: int, seconds: float, now: float) -> None:
         """Remembers that a batch of `rows` rows took `seconds`."""
-        self._runs.append((rows, seconds))
-        self._last_run = now
+        self._times.measured(rows, seconds, now)
 
     @property
     def full_batch(self) -> int:
@@ -129,20 +176,11 @@ class RowQueue:
     @property
     def usual_batch(self) -> int:
         """Rows of recent batches on average, rounded up; 1 where there has been none."""
-        return -(-sum(rows for rows, _ in self._runs) // len(self._runs)) if self._runs else 1
+        return self._times.usual_rows
 
     def run_time(self, rows: int, now: float) -> float:
-        """Seconds that a batch of so many rows takes, judged by recent runs; rather too few than too many.
-
-        That is what the largest runs of no more rows took, or a larger run's share: a batch takes at least as long as a
-        smaller one, and no longer for each row. 0 while there is too little to judge by.
-        """
-        if len(self._runs) < ENOUGH_RUNS or now - self._last_run > STALE_AFTER:
-            return 0.0
-        known = max((size for size, _ in self._runs if size <= rows), default=0)
-        smaller = [seconds for size, seconds in self._runs if size == known]
-        share = min((seconds * rows / size for size, seconds in self._runs if size > rows), default=0.0)
-        return max(sum(smaller) / len(smaller) if smaller else 0.0, share)
+        """Seconds that a batch of so many rows takes; see `RunTimes.run_time`."""
+        return self._times.run_time(rows, now)
 
     def serving_time(self, rows: int, now: float) -> float:
         """Seconds of the engine's time that so many rows take, in batches as large as may be."""
@@ -151,6 +189,4 @@ class RowQueue:
 
     def time_to_empty(self) -> float:
         """Seconds of the engine's time that the waiting rows need, at the pace of recent runs."""
-        seconds = sum(seconds for _, seconds in self._runs)
-        rows = sum(rows for rows, _ in self._runs)
-        return self.rows * seconds / rows if rows else 0.0
+        return self.rows * self._times.seconds_a_row

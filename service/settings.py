@@ -123,7 +123,11 @@ class Settings(BaseSettings):
     )
 
     support_cache_bytes: ByteSize = Field(ByteSize(256 * MIB), ge=0, description="Memory for encoded supports.")
-    text_cache_bytes: ByteSize = Field(ByteSize(64 * MIB), ge=0, description="Memory for text embeddings.")
+    text_cache_bytes: ByteSize = Field(
+        ByteSize(64 * MIB),
+        ge=0,
+        description="Memory for text embeddings, and as much for a language model's questions.",
+    )
     definition_cache_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=0, description="Memory for support definitions.")
 
     default_deadline_seconds: float = Field(

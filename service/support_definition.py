@@ -35,7 +35,9 @@ class SupportDefinition:
 
     Attributes:
         name: 'supports/{digest of the content}'.
+        category: of the object.
         keypoint_names: one per keypoint.
+        descriptions: one per keypoint, empty where there is none.
         texts: what a text encoder reads, one per keypoint: the description, or else the name.
         edges: int64 [E, 2], the skeleton as keypoint indices.
         modalities: what models may use, ascending.
@@ -43,7 +45,9 @@ class SupportDefinition:
     """
 
     name: str
+    category: str
     keypoint_names: tuple[str, ...]
+    descriptions: tuple[str, ...]
     texts: tuple[str, ...]
     edges: npt.NDArray[np.int64]
     modalities: tuple[modality_pb2.Modality.ValueType, ...]
@@ -61,7 +65,11 @@ class SupportDefinition:
         edges = np.array([(edge.start, edge.end) for edge in support.skeleton], dtype=np.int64).reshape(-1, 2)
         return cls(
             name=name,
+            category=support.category,
             keypoint_names=tuple(keypoint.name for keypoint in support.keypoints),
+            descriptions=tuple(
+                keypoint.description if keypoint.description.strip() else "" for keypoint in support.keypoints
+            ),
             texts=tuple(keypoint.description.strip() or keypoint.name for keypoint in support.keypoints),
             edges=edges,
             modalities=usable_modalities(support),

@@ -111,6 +111,7 @@ class SupportEncoder:
             embedders: one per system that reads text.
         """
         self._manifest = manifest
+        self._systems = manifest.support_systems
         self._runner = runner
         self._embedders = embedders
 
@@ -128,7 +129,7 @@ class SupportEncoder:
             MissingModalityError: the support lacks what the system needs.
             DeadlineError, QueueFullError, EngineError: from the runner.
         """
-        spec = self._manifest.systems[system]
+        spec = self._systems[system]
         modalities = usable_modalities(system, spec.modalities, support)
         texts = support.texts if "text" in modalities else ()
         shots = support.shots if "image" in modalities else ()

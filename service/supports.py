@@ -11,7 +11,7 @@ from typing import TypeVar
 from cape.manifest import Manifest
 from cape.v1 import support_pb2
 from service.caches import SingleFlightCache
-from service.errors import InvalidFieldError, UnusableSupportError
+from service.errors import InvalidFieldError, ServiceError, UnusableSupportError
 from service.images import ImageLimits
 from service.preparation import prepare_support
 from service.registry import OwnedName, Page, SupportRegistry, page_size_of
@@ -38,10 +38,12 @@ class SupportSource:
     Attributes:
         definition: all of it but the images.
         load: reads, decodes and crops the images; needed only while nothing of the support is cached.
+        complaint: what its caller is told of something wrong in it; takes field paths relative to the support.
     """
 
     definition: SupportDefinition
     load: Callable[[], Awaitable[SupportSet]]
+    complaint: Callable[[InvalidFieldError], ServiceError]
 
 
 class Supports:
@@ -58,6 +60,7 @@ class Supports:
         max_page_bytes: int,
         forget: Callable[[str], None],
         known: Callable[[], set[str]],
+        check_words: Callable[[SupportDefinition], None] = lambda definition: None,
     ) -> None:
         """Puts the parts together.
 
@@ -70,6 +73,7 @@ class Supports:
             max_page_bytes: a page of a list ends before it grows beyond this.
             forget: drops what was computed from a support, given its key.
             known: keys of the supports of which something computed is kept.
+            check_words: raises InvalidFieldError, relative to the support, where no model can take its words.
         """
         self._registry = registry
         self._manifest = manifest
@@ -78,6 +82,7 @@ class Supports:
         self._max_page_bytes = max_page_bytes
         self._forget_computed = forget
         self._known_computed = known
+        self._check_words = check_words
         self.definitions: SingleFlightCache[str, SupportDefinition] = SingleFlightCache(
             definition_cache_bytes, size=_size
         )
@@ -102,6 +107,7 @@ class Supports:
 
         def check() -> support_pb2.Support:
             definition = self._define(owner, support)
+            self._check_words(definition)
             prepare_support(support, definition, self._manifest, self._limits)
             checked = support_pb2.Support()
             checked.CopyFrom(support)
@@ -171,10 +177,13 @@ class Supports:
             try:
                 return await self._in_thread(lambda: self._prepare(support, definition))
             except InvalidFieldError as error:
-                # It was right when it was registered: this server serves another model, or has other limits.
-                raise UnusableSupportError(name, f"this server cannot use {name}: {error}") from None
+                raise unusable(error) from None
 
-        return SupportSource(definition, load)
+        def unusable(error: InvalidFieldError) -> ServiceError:
+            # It was right when it was registered: this server serves another model, or has other limits.
+            return UnusableSupportError(name, f"this server cannot use {name}: {error}")
+
+        return SupportSource(definition, load, unusable)
 
     async def inline(self, owner: str, support: support_pb2.Support) -> SupportSource:
         """Takes a support that came along with a query of `owner`.
@@ -191,9 +200,12 @@ class Supports:
             try:
                 return await self._in_thread(lambda: prepare_support(support, definition, self._manifest, self._limits))
             except InvalidFieldError as error:
-                raise error.within("inline_support") from None
+                raise wrong(error) from None
 
-        return SupportSource(definition, load)
+        def wrong(error: InvalidFieldError) -> ServiceError:
+            return error.within("inline_support")
+
+        return SupportSource(definition, load, wrong)
 
     def _define(self, owner: str, support: support_pb2.Support) -> SupportDefinition:
         check_support(support, self._manifest, self._limits)
@@ -226,5 +238,5 @@ def _checked_name(field: str, name: str) -> str:
 
 def _size(definition: SupportDefinition) -> int:
     """Bytes that a definition takes, roughly: what Python adds to a string is some 50 bytes."""
-    texts = (*definition.keypoint_names, *definition.texts)
+    texts = (*definition.keypoint_names, *definition.descriptions, *definition.texts)
     return sum(50 + len(text) for text in texts) + definition.edges.nbytes + 500

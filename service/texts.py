@@ -152,7 +152,7 @@ def text_embedders(
         ValueError: a tokenizer is missing or unreadable.
     """
     embedders = {}
-    for name, system in manifest.systems.items():
+    for name, system in manifest.support_systems.items():
         if system.text_encoder is not None and system.modalities.text != "unused":
             component = system.components["text_encoder"]
             tokenizer = TextTokenizer(repository, system.text_encoder)

@@ -34,12 +34,12 @@ class TritonModel(NamedTuple):
 
 
 def triton_models(manifest: Manifest) -> dict[str, TritonModel]:
-    """Every component, and of every system the ensemble for queries, by name."""
+    """Every component, and of every system that has one the ensemble for queries, by name."""
     models = {
         name: TritonModel(component.inputs, component.outputs, ("sha256", component.sha256))
         for name, component in manifest.components.items()
     }
-    for name, system in manifest.systems.items():
+    for name, system in manifest.support_systems.items():
         backbone = manifest.components[system.components["image_backbone"]]
         decoder = manifest.components[system.components["pose_decoder"]]
         inputs = (*backbone.inputs, *(spec for spec in decoder.inputs if spec.name != "features"))

@@ -8,8 +8,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -44,7 +45,9 @@ def logs_as_before() -> Iterator[None]:
 
 EXPORTING = (
     "cape/*.py",
+    "cape/capellm/*.py",
     "cape/models/*.py",
+    "cape/models/capellm/*.py",
     "export/*.py",
     "export/triton/*.py",
     "model_repository/*.pbtxt",
@@ -149,6 +152,42 @@ def tiny_export(
 def tiny_repository(tiny_export: Callable[..., Path]) -> Path:
     """The tiny FLF, exported."""
     return tiny_export()
+
+
+class ExportedCapeLlm(NamedTuple):
+    """A tiny CapeLLM that knows four pictures by heart.
+
+    Attributes:
+        checkpoint: folder.
+        repository: exported from it.
+        images: uint8 [4, 56, 56, 3].
+    """
+
+    checkpoint: Path
+    repository: Path
+    images: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def tiny_capellm(request: pytest.FixtureRequest) -> ExportedCapeLlm:
+    """Exported by the real exporter; kept between runs while no source changes, and not to be changed by a test."""
+    from cape.models.capellm.checkpoint import load_capellm, save_capellm
+    from export.capellm_repository import export_capellm_repository
+    from tests.cape.capellm.conftest import learn
+
+    kept = Path(request.config.cache.mkdir("capellm"))
+    folder = kept / _sources_digest()
+    for old in kept.iterdir():
+        if folder.name not in old.name:
+            shutil.rmtree(old, ignore_errors=True)
+    exported = ExportedCapeLlm(folder / "checkpoint", folder / "repository", np.zeros(0))
+    with FileLock(kept / f"{folder.name}.lock"):
+        if not (exported.repository / "cape.json").exists():
+            learnt = learn(60)
+            save_capellm(learnt.model, exported.checkpoint, learnt.tokenizer.tokenizer)
+            np.save(folder / "images.npy", learnt.images)
+            export_capellm_repository(load_capellm(exported.checkpoint), exported.repository, force=True)
+    return exported._replace(images=np.load(folder / "images.npy"))
 
 
 @pytest.fixture(scope="session")

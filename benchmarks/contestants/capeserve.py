@@ -35,7 +35,7 @@ def served(
     """
     manifest = read_manifest(repository)
     system = next(iter(manifest.systems.values()))
-    precision = manifest.components[system.components["image_backbone"]].precision
+    precision = manifest.components[system.main_component].precision
     with serve(repository, settings) as server, Caller(server.target) as caller:
         (name,) = register(server.target, [asked[0].support])
         known = [warm_request(work, name, FIRST_SYSTEM) for work in asked]

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from cape.capellm.configuration import Readout
 from cape.capellm.grammar import AnswerGrammar, NumberNode
-
-Readout: TypeAlias = Literal["greedy", "expectation"]
-"""The most probable digits, or the mean over digits weighted by probability."""
 
 
 @dataclass(slots=True)
@@ -110,14 +107,18 @@ def decide(
 
 
 def padded_pieces(
-    pieces: Sequence[Sequence[int]],
+    pieces: Sequence[Sequence[int]], multiple: int = 1
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token pieces as one batch, padded on the left so that every row's last token is in the last place.
+
+    Args:
+        pieces: of R sequences.
+        multiple: T is one of this number.
 
     Returns:
         ids int64 [R, T]; mask int64 [R, T], 1 on tokens; offsets int64 [R, T], of each from its row's first token.
     """
-    length = max(len(piece) for piece in pieces)
+    length = -(-max(len(piece) for piece in pieces) // multiple) * multiple
     ids = np.array([[0] * (length - len(piece)) + list(piece) for piece in pieces], np.int64)
     starts = length - np.array([len(piece) for piece in pieces], np.int64)
     offsets = np.arange(length) - starts[:, np.newaxis]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cape.configuration import first_mistake
 
 SYSTEM = "capellm"
+
+Readout: TypeAlias = Literal["greedy", "expectation"]
+"""The most probable digits, or the mean over digits weighted by probability."""
 
 DINOV2_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
@@ -129,6 +132,14 @@ class InstructionConfiguration(_Strict):
     )
 
 
+class SpecialTokens(_Strict):
+    """Tokens of a vocabulary that mean more than text."""
+
+    begin: str = Field(description="Starts every sequence.")
+    end: str = Field(description="Ends every answer.")
+    keypoint: bool = Field(default=False, description="Answers are a token <KEYPOINT>.")
+
+
 class CapeLlmConfiguration(_Strict):
     """A whole model."""
 
@@ -139,6 +150,12 @@ class CapeLlmConfiguration(_Strict):
     max_keypoints: int = Field(default=100, ge=1)
     box_padding: float = Field(default=1.25, gt=0, description="Side of the crop ÷ longer side of the box.")
     trained: bool = Field(default=False, description="False: the weights are random and answers mean nothing.")
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """What its tokenizer must have."""
+        language, answer = self.language, self.instruction.answer
+        return SpecialTokens(begin=language.begin, end=language.end, keypoint=answer == "token")
 
 
 def is_capellm(folder: Path) -> bool:

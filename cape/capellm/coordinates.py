@@ -12,6 +12,9 @@ ANSWER_MIDDLE = ",0."
 ANSWER_TAIL = "]"
 """What stands around the digits, always the same."""
 
+ANSWER_PATTERN = r" \[0\.[0-9]{3},0\.[0-9]{3}\]"
+"""The same as a regular expression, for servers that can hold answers to one."""
+
 KEYPOINT_TOKEN = "<KEYPOINT>"
 """Appendix B.2: the answer of models that give coordinates by a token."""
 

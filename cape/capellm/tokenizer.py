@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cape.capellm.configuration import CapeLlmConfiguration
+from cape.capellm.configuration import CapeLlmConfiguration, SpecialTokens
 from cape.capellm.coordinates import ANSWER_HEAD, ANSWER_MIDDLE, ANSWER_TAIL, KEYPOINT_TOKEN, PLACES
 from cape.capellm.instructions import Segment
 
@@ -46,7 +46,7 @@ class CapeLlmTokenizer:
 
     Args:
         tokenizer: the vocabulary.
-        configuration: names its begin and end tokens.
+        special: names its begin and end tokens.
 
     Attributes:
         begin, end: ids of the tokens that start a sequence and end an answer.
@@ -56,16 +56,16 @@ class CapeLlmTokenizer:
         TokenizerError: a token is missing.
     """
 
-    def __init__(self, tokenizer: Tokenizer, configuration: CapeLlmConfiguration) -> None:
+    def __init__(self, tokenizer: Tokenizer, special: SpecialTokens) -> None:
         self.tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.begin = self._id(configuration.language.begin)
-        self.end = self._id(configuration.language.end)
-        self.keypoint = self._id(KEYPOINT_TOKEN) if configuration.instruction.answer == "token" else None
+        self.begin = self._id(special.begin)
+        self.end = self._id(special.end)
+        self.keypoint = self._id(KEYPOINT_TOKEN) if special.keypoint else None
 
     @classmethod
-    def read(cls, path: Path, configuration: CapeLlmConfiguration) -> CapeLlmTokenizer:
+    def read(cls, path: Path, special: SpecialTokens) -> CapeLlmTokenizer:
         """Reads a tokenizers JSON file.
 
         Raises:
@@ -75,7 +75,7 @@ class CapeLlmTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise TokenizerError(f"{path}: not a tokenizers JSON file ({error})") from None
-        return cls(tokenizer, configuration)
+        return cls(tokenizer, special)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without begin and end."""

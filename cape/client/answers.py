@@ -24,6 +24,8 @@ class Query:
         similarity_maps: also answer each keypoint's similarity map.
         proposals: also answer each keypoint's first proposal, before refinement.
         normalized: answer fractions of the image's width and height instead of pixels.
+        partial_answers: in a stream, answer keypoints as they are found, too, where the model finds them one after the
+            other; see `PoseEstimate.partial`.
     """
 
     image: ImageSource
@@ -33,6 +35,7 @@ class Query:
     similarity_maps: bool = False
     proposals: bool = False
     normalized: bool = False
+    partial_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,11 +107,20 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseEstimate:
-    """The answer to one query: an instance per box, in the order of the boxes."""
+    """The answer to one query.
+
+    Attributes:
+        instances: one per box, in the order of the boxes.
+        provenance: what it was made from.
+        timing: where the time went.
+        partial: only in streams, where a query asks for it: the whole answer is still to come. The instances then have
+            the keypoints alone that were found since the last one, and provenance and timing say nothing.
+    """
 
     instances: tuple[PoseInstance, ...]
     provenance: Provenance
     timing: Timing
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

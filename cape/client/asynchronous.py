@@ -142,7 +142,8 @@ class AsyncClient:
                 before has been answered.
 
         Yields:
-            Position of a query and its answer or error, in the order in which they are ready.
+            Position of a query and its answer or error, in the order in which they are ready; before that, parts of
+            the answer, where the query has `partial_answers`.
         """
         failures: list[Exception] = []
 
@@ -158,7 +159,7 @@ class AsyncClient:
         call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
         try:
             async for response in call:
-                yield int(response.request_id), messages.pose_result(response.result)
+                yield messages.stream_answer(response)
         except grpc.RpcError as error:
             raise error_from_call(error) from None
         finally:

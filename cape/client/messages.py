@@ -121,6 +121,7 @@ def estimate_request(query: Query) -> pose_service_pb2.EstimatePoseRequest:
             coordinate_space=space,
             include_similarity_maps=query.similarity_maps,
             include_proposals=query.proposals,
+            partial_answers=query.partial_answers,
         ),
     )
     if isinstance(query.support, str):
@@ -146,8 +147,8 @@ def get_support_request(name: str, images: bool) -> support_service_pb2.GetSuppo
     return support_service_pb2.GetSupportRequest(name=name, view=view)
 
 
-def pose_estimate(response: pose_service_pb2.EstimatePoseResponse) -> PoseEstimate:
-    """The answer in a response."""
+def pose_estimate(response: pose_service_pb2.EstimatePoseResponse, *, partial: bool = False) -> PoseEstimate:
+    """The answer in a response, or in a partial one."""
     provenance, timing = response.provenance, response.timing
     return PoseEstimate(
         instances=tuple(_instance(instance) for instance in response.instances),
@@ -168,6 +169,7 @@ def pose_estimate(response: pose_service_pb2.EstimatePoseResponse) -> PoseEstima
             decoder=_seconds(timing.decoder),
             queue=_seconds(timing.queue),
         ),
+        partial=partial,
     )
 
 
@@ -176,6 +178,14 @@ def pose_result(result: pose_service_pb2.EstimatePoseResult) -> PoseEstimate | C
     if result.WhichOneof("result") == "error":
         return error_from_status(result.error)
     return pose_estimate(result.response)
+
+
+def stream_answer(message: pose_service_pb2.StreamEstimatePoseResponse) -> tuple[int, PoseEstimate | CapeError]:
+    """Position of a query in its stream, and its answer, a part of it, or its error."""
+    position, result = int(message.request_id), message.result
+    if message.partial:
+        return position, pose_estimate(result.response, partial=True)
+    return position, pose_result(result)
 
 
 def registered_support(message: support_pb2.Support, *, already_existed: bool = False) -> RegisteredSupport:

@@ -138,7 +138,8 @@ class Client:
                 once what was sent before has been answered.
 
         Yields:
-            Position of a query and its answer or error, in the order in which they are ready.
+            Position of a query and its answer or error, in the order in which they are ready; before that, parts of
+            the answer, where the query has `partial_answers`.
         """
         failures: list[Exception] = []
 
@@ -152,7 +153,7 @@ class Client:
         call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
         try:
             for response in call:
-                yield int(response.request_id), messages.pose_result(response.result)
+                yield messages.stream_answer(response)
         except grpc.RpcError as error:
             raise error_from_call(error) from None
         finally:

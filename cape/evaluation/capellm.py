@@ -1,20 +1,25 @@
-"""Predictions of a CapeLLM checkpoint, in PyTorch: from names and descriptions alone."""
+"""Predictions of a CapeLLM, in PyTorch or by a vLLM server: from names and descriptions alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cape.capellm.answers import Readout
-from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, QueryObject
+from cape.capellm.configuration import CapeLlmConfiguration, Readout
+from cape.capellm.prompts import Prompts
+from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, EstimationError, QueryObject
 from cape.evaluation.kept import Kept
 from cape.geometry import Crop
 from cape.modalities import MissingModalityError
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
+from cape.models.capellm.decoding import Located
 from cape.models.capellm.predictor import CapeLlmPredictor
+from cape.models.capellm.vllm import VllmError
 from cape.support import SupportDefinition
 
 KEPT_TOKENS = 2**30
@@ -24,26 +29,53 @@ BATCH = 4
 """Images whose keypoints are asked for at a time."""
 
 
+class KeypointPredictor(Protocol):
+    """What `CapeLlmPredictor` and `VllmPredictor` have in common."""
+
+    def prompts(self, support: SupportDefinition) -> Prompts:
+        """The tokens of a support's words."""
+
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        """Crops uint8 [S, S, 3] → image tokens [B, N, D]."""
+
+    def locate(self, image_tokens: Tensor, prompts: Prompts, readout: Readout = "greedy") -> Located:
+        """All keypoints in B crops, those of the first crop first."""
+
+
+def checkpoint_estimator(
+    checkpoint: CapeLlmCheckpoint, device: torch.device | str = "cpu", readout: Readout = "greedy"
+) -> CapeLlmEstimator:
+    """An estimator that runs a checkpoint, as `load_capellm` returns it."""
+    predictor = CapeLlmPredictor(checkpoint.model, checkpoint.tokenizer, device)
+    configuration = checkpoint.model.configuration
+    return CapeLlmEstimator(predictor, configuration, f"{checkpoint.source.name}: ", "PyTorch float32", readout)
+
+
 class CapeLlmEstimator:
     """An `Estimator` that runs a CapeLLM; support images are not looked at.
 
     Args:
-        checkpoint: as `load_capellm` returns it.
-        device: where the model runs.
+        predictor: makes the predictions.
+        configuration: of the model.
+        source, engine: where it comes from and what runs it, for its name.
         readout: how digits become a coordinate.
     """
 
     def __init__(
-        self, checkpoint: CapeLlmCheckpoint, device: torch.device | str = "cpu", readout: Readout = "greedy"
+        self,
+        predictor: KeypointPredictor,
+        configuration: CapeLlmConfiguration,
+        source: str,
+        engine: str,
+        readout: Readout = "greedy",
     ) -> None:
-        self._predictor = CapeLlmPredictor(checkpoint.model, checkpoint.tokenizer, device)
+        self._predictor = predictor
+        self._configuration = configuration
         self._readout = readout
         self._tokens: Kept[Tensor] = Kept(KEPT_TOKENS, lambda tokens: tokens.nbytes)
-        configuration = checkpoint.model.configuration
         weights = "" if configuration.trained else ", random weights"
         self._name = (
-            f"{checkpoint.source.name}: capellm, {configuration.vision.name}, {configuration.language.kind}, "
-            f"{readout}, PyTorch float32{weights}"
+            f"{source}capellm, {configuration.vision.name}, {configuration.language.kind}, {readout}, {engine}{weights}"
         )
 
     @property
@@ -55,7 +87,7 @@ class CapeLlmEstimator:
         """See `Estimator.estimate`."""
         if support.modalities and "text" not in support.modalities:
             raise MissingModalityError("capellm needs texts; the support has none to use")
-        configuration, count = self._predictor.model.configuration, len(support.keypoints)
+        configuration, count = self._configuration, len(support.keypoints)
         prompts = self._predictor.prompts(support)
         poses = []
         for start in range(0, len(queries), BATCH):
@@ -68,7 +100,10 @@ class CapeLlmEstimator:
                 )
                 for query in some
             ]
-            located = self._predictor.locate(self._encode(some, crops), prompts, self._readout)
+            try:
+                located = self._predictor.locate(self._encode(some, crops), prompts, self._readout)
+            except VllmError as error:
+                raise EstimationError(str(error)) from None
             keypoints = located.keypoints.reshape(len(some), count, 2).numpy()
             scores = located.scores.reshape(len(some), count).numpy()
             poses += [

@@ -41,6 +41,9 @@ class EvaluationConfiguration(BaseModel):
     queries: int = Field(QUERIES, ge=1, description="Queries of an episode.")
     seed: int = Field(SEED, description="Of the pairs, and of variations.")
     variations: tuple[VariationName, ...] = Field((), description="Also measured, on the same pairs.")
+    vllm: str | None = Field(
+        None, description="URL of a vLLM server for a CapeLLM's language model; `checkpoint` is its prompter's folder."
+    )
     readout: Literal["greedy", "expectation"] = Field(
         "greedy", description="CapeLLM checkpoints: the most probable digits, or the mean over digits."
     )
@@ -52,6 +55,8 @@ class EvaluationConfiguration(BaseModel):
         if len(given) != 1:
             needed = f"{', '.join(PREDICTORS[:-1])} and {PREDICTORS[-1]}"
             raise ValueError(f"one of {needed} is needed, not {' and '.join(given) or 'none'}")
+        if self.vllm is not None and (self.checkpoint is None or self.readout != "greedy"):
+            raise ValueError("vllm needs checkpoint, the prompter's folder, and readout greedy")
         return self
 
 

@@ -43,19 +43,19 @@ class Model(google.protobuf.message.Message):
     name: builtins.str
     """Resource name, "models/{system}"."""
     system: builtins.str
-    """"flf", "dlf", "capex", "graphcape" ..."""
+    """"flf", "dlf", "capex", "graphcape", "capellm" ..."""
     version: builtins.str
     """Digest of the exported model."""
     backbone: builtins.str
     """Image backbone, such as "swinv2-small"."""
     text_encoder: builtins.str
-    """Text encoder, such as "gte"; empty when the model reads no text."""
+    """Text encoder, such as "gte", or language model, such as "llama"; empty when the model reads no text."""
     image_size: builtins.int
     """Side of the square crop, in pixels."""
     max_keypoints: builtins.int
     """Most keypoints of a support."""
     precision: builtins.str
-    """"float32", "float16", "bfloat16" or "int8"."""
+    """"float32", "float16", "bfloat16" or "int8": of the backbone, or of a language model."""
     parity_keypoints: builtins.float
     """Largest difference from PyTorch in float32 that the export measured on keypoints, as a fraction of the crop."""
     engine: builtins.str

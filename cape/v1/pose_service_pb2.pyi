@@ -99,19 +99,25 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     COORDINATE_SPACE_FIELD_NUMBER: builtins.int
     INCLUDE_SIMILARITY_MAPS_FIELD_NUMBER: builtins.int
     INCLUDE_PROPOSALS_FIELD_NUMBER: builtins.int
+    PARTIAL_ANSWERS_FIELD_NUMBER: builtins.int
     coordinate_space: Global___CoordinateSpace.ValueType
     include_similarity_maps: builtins.bool
-    """Also return each keypoint's similarity map."""
+    """Also return each keypoint's similarity map. Language models (capellm) have none: INVALID_ARGUMENT."""
     include_proposals: builtins.bool
-    """Also return each keypoint's first proposal, before refinement."""
+    """Also return each keypoint's first proposal, before refinement. Language models have none: INVALID_ARGUMENT."""
+    partial_answers: builtins.bool
+    """In a stream: also send keypoints as soon as they are found, some at a time, where the model finds them one after
+    the other (capellm). Other models send one message as ever. The last message of a request has all of its keypoints.
+    """
     def __init__(
         self,
         *,
         coordinate_space: Global___CoordinateSpace.ValueType = ...,
         include_similarity_maps: builtins.bool = ...,
         include_proposals: builtins.bool = ...,
+        partial_answers: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers"]) -> None: ...
 
 Global___EstimatePoseOptions: typing_extensions.TypeAlias = EstimatePoseOptions
 
@@ -187,7 +193,9 @@ class Keypoint(google.protobuf.message.Message):
     x: builtins.float
     y: builtins.float
     score: builtins.float
-    """Confidence, 0 to 1: the share of the similarity map's mass around its peak."""
+    """Confidence, 0 to 1: the share of the similarity map's mass around its peak; of a language model (capellm), the mean
+    probability of the digits that it said.
+    """
     located: builtins.bool
     """False where the support says nothing that the model can use of this keypoint (hidden in its examples);
     then x, y and score are 0.
@@ -279,7 +287,9 @@ class Provenance(google.protobuf.message.Message):
     model_version: builtins.str
     """Digest of the exported model."""
     support_cache_hit: builtins.bool
-    """The support's tokens came from the cache: neither its images nor its texts were encoded again."""
+    """The support's tokens came from the cache: neither its images nor its texts were encoded again. For a language
+    model: its questions did.
+    """
     texts: builtins.int
     """Texts that were needed, when the support's tokens were not cached."""
     text_cache_hits: builtins.int
@@ -333,11 +343,11 @@ class Timing(google.protobuf.message.Message):
 
     @property
     def backbone(self) -> google.protobuf.duration_pb2.Duration:
-        """Backbone pass of the query."""
+        """Backbone pass of the query; of a language model, its vision tower's."""
 
     @property
     def decoder(self) -> google.protobuf.duration_pb2.Duration:
-        """Pose decoder."""
+        """Pose decoder; of a language model, all its questions and answers."""
 
     @property
     def queue(self) -> google.protobuf.duration_pb2.Duration:
@@ -446,8 +456,13 @@ class StreamEstimatePoseResponse(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
+    PARTIAL_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """request_id of the request that this answers."""
+    partial: builtins.bool
+    """Only with partial_answers: more messages follow for this request. The result is then a response with an instance
+    per box as ever, but of the keypoints only those found since the message before, and without provenance or timing.
+    """
     @property
     def result(self) -> Global___EstimatePoseResult: ...
     def __init__(
@@ -455,8 +470,9 @@ class StreamEstimatePoseResponse(google.protobuf.message.Message):
         *,
         request_id: builtins.str = ...,
         result: Global___EstimatePoseResult | None = ...,
+        partial: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "result", b"result"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["partial", b"partial", "request_id", b"request_id", "result", b"result"]) -> None: ...
 
 Global___StreamEstimatePoseResponse: typing_extensions.TypeAlias = StreamEstimatePoseResponse

@@ -89,9 +89,13 @@ class KeypointDefinition(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Name, unique in its support: "left eye". At most 200 characters."""
+    """Name, unique in its support: "left eye". At most 200 characters; for language models also at most so many tokens as
+    the model takes.
+    """
     description: builtins.str
-    """What the text encoder reads instead of the name: "the left eye of the cat". At most 1,000 characters."""
+    """What the text encoder reads instead of the name: "the left eye of the cat". Language models read both. Limits as
+    for the name, but 1,000 characters.
+    """
     def __init__(
         self,
         *,

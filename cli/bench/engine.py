@@ -56,6 +56,8 @@ def engine(
         with step_progress() as progress:
             for folder in repositories:
                 manifest = read_manifest(folder)
+                if not manifest.support_systems:
+                    raise click.ClickException(f"{folder}: a language model; `capeserve bench capellm` measures those")
                 for provider in tuple(working):
                     try:
                         loaded = OnnxRuntimeEngine(
@@ -67,7 +69,7 @@ def engine(
                             raise
                         console(stderr=True).print(f"left out: {error}")
                         continue
-                    for system, described in manifest.systems.items():
+                    for system, described in manifest.support_systems.items():
                         speeds.append(
                             measure_system(
                                 loaded,

@@ -205,7 +205,7 @@ def measured_parity(
 def _roles(manifest: Manifest) -> dict[str, tuple[Role, int]]:
     """Component → its role, and the longest text where it reads texts."""
     found: dict[str, tuple[Role, int]] = {}
-    for system in manifest.systems.values():
+    for system in manifest.support_systems.values():
         for role, component in system.components.items():
             found[component] = (role, system.text_encoder.max_tokens if system.text_encoder else 2)
     return found

@@ -28,8 +28,13 @@ WARM_BATCHES: dict[Role, tuple[int, ...]] = {
     "text_encoder": (1, 16, 64),
     "support_fusion": (1,),
     "pose_decoder": (1,),
+    "capellm_vision": (1, 4, 8, 16),
+    "capellm_decoder": (1, 8, 32),
 }
 """Batch sizes of the warm-up requests."""
+
+LANGUAGE_ROLES: frozenset[Role] = frozenset({"capellm_vision", "capellm_decoder"})
+"""Components that ONNX Runtime runs by itself: an accelerator would compile for every length of keys and values."""
 
 USUAL_BATCH: dict[Role, int] = {"image_backbone": 4, "text_encoder": 32, "support_fusion": 1, "pose_decoder": 4}
 """Batch sizes that TensorRT tunes its engines for."""
@@ -48,14 +53,15 @@ def write_configurations(
             profiles it has.
     """
     plans = plans or {}
+    systems = manifest.support_systems
     roles = {name: role for system in manifest.systems.values() for role, name in system.components.items()}
-    for name in manifest.components:
+    for name in roles:
         _write(repository / name, roles[name], _component(manifest, name, roles[name], options, plans.get(name)))
-    every = [ensemble for system in manifest.systems for ensemble in ensembles(manifest, system)]
+    every = [ensemble for system in systems for ensemble in ensembles(manifest, system)]
     if any(step.model == SINGLE_SHOT for ensemble in every for step in ensemble.steps):
         write_single_shot(repository / SINGLE_SHOT / MODEL_FILE)
         _write(repository / SINGLE_SHOT, SINGLE_SHOT, _single_shot(manifest))
-    for system in manifest.systems:
+    for system in systems:
         for ensemble in ensembles(manifest, system):
             # Triton wants a version, and stores of objects keep no empty folders.
             version = repository / ensemble.name / "1" / ".keep"
@@ -75,7 +81,11 @@ def _component(
     manifest: Manifest, name: str, role: Role, options: TritonOptions, plan_profiles: int | None
 ) -> dict[str, str]:
     component = manifest.components[name]
-    profiles = {spec.name: _profile(manifest, spec, role, component.max_batch_size) for spec in component.inputs}
+    profiles = {}
+    if role in LANGUAGE_ROLES:
+        options = options._replace(accelerator="none")
+    else:
+        profiles = {spec.name: _profile(manifest, spec, role, component.max_batch_size) for spec in component.inputs}
     return {
         "backend": "onnxruntime" if plan_profiles is None else "tensorrt",
         "max_batch_size": str(component.max_batch_size),
@@ -87,7 +97,11 @@ def _component(
         "version_policy": blocks.version_policy(),
         # Compared by the service, so that it never answers with a graph that its manifest does not describe.
         "identity": blocks.parameter("sha256", component.sha256),
-        "warmup": "\n".join(_warmups(manifest, component.inputs, role)),
+        "warmup": "\n".join(
+            _language_warmups(manifest, name, role)
+            if role in LANGUAGE_ROLES
+            else _warmups(manifest, component.inputs, role)
+        ),
     }
 
 
@@ -122,9 +136,20 @@ def _warmups(manifest: Manifest, inputs: tuple[TensorSpec, ...], role: Role) -> 
             yield blocks.warmup(f"batch {batch}, {keypoints} keypoints", batch, shapes)
 
 
+def _language_warmups(manifest: Manifest, name: str, role: Role) -> Iterator[str]:
+    """Requests of zeros: crops, or images after one position of the past, for empty tensors are no warm-up data."""
+    system = next(one for one in manifest.language_systems.values() if one.components.get(role) == name)
+    sizes = {"T": 1, "N": system.image_tokens, "P": 1, "L": system.image_tokens + 1, "M": system.image_tokens + 2}
+    shapes = [(spec, _bound(spec, sizes)) for spec in manifest.components[name].inputs]
+    for batch in WARM_BATCHES[role]:
+        yield blocks.warmup(f"batch {batch}", batch, shapes)
+
+
 def _profile(manifest: Manifest, spec: TensorSpec, role: Role, max_batch: int) -> tuple[str, str, str]:
     """Smallest, usual and largest shape of an input, as '4x256x256x3'."""
-    longest = max((s.text_encoder.max_tokens for s in manifest.systems.values() if s.text_encoder), default=TOKENS)
+    longest = max(
+        (s.text_encoder.max_tokens for s in manifest.support_systems.values() if s.text_encoder), default=TOKENS
+    )
     smallest = {"B": 1, "K": 1, "S": 1, "T": 1}
     usual = {"B": USUAL_BATCH[role], "K": manifest.keypoint_buckets[0], "S": 1, "T": TOKENS}
     largest = {"B": max_batch, "K": manifest.max_keypoints, "S": manifest.max_shots, "T": longest}

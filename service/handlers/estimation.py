@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,34 +16,38 @@ from cape.manifest import Manifest
 from cape.v1 import image_pb2, pose_service_pb2
 from service.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
+from service.estimates import Estimates, PartialEstimate, Pipeline, StartedQuery, UsedSupport
 from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
 from service.handlers.calls import due
 from service.images import ImageLimits, OpenedImage, check_image, open_image
 from service.metrics import STAGES, Metrics, Stage
 from service.performance import PerformanceMonitor
-from service.pipeline import PoseEstimator, QueryCrops, QueryFeatures, SupportTokens, SupportTrace
 from service.preparation import query_crops
 from service.spans import describe_span, record_span, span
 from service.support_definition import check_box
+from service.support_encoder import SupportTrace
 from service.supports import Supports, SupportSource
 from service.tasks import together
+
+Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
+"""Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """A query image after the backbone, or before it where the engine has a model for both steps.
+    """A query image, and what a pipeline has done with it so far.
 
     Attributes:
         height, width: of the upright image, in pixels.
         crops: one per box.
-        features: of the crops.
+        features: what the pipeline made of the crops.
         decode, prepare: seconds that these stages took, waiting for a thread included in the first.
     """
 
     height: int
     width: int
     crops: list[Crop]
-    features: QueryFeatures | QueryCrops
+    features: StartedQuery
     decode: float
     prepare: float
 
@@ -53,7 +58,7 @@ class Estimation:
     def __init__(
         self,
         manifest: Manifest,
-        estimator: PoseEstimator,
+        pipelines: Mapping[str, Pipeline[Any, Any]],
         supports: Supports,
         limits: ImageLimits,
         *,
@@ -67,7 +72,7 @@ class Estimation:
 
         Args:
             manifest: what is served.
-            estimator: runs the models.
+            pipelines: of every system, what runs it.
             supports: finds supports.
             limits: how large an image may be.
             default_system: answers requests that name no model.
@@ -77,7 +82,7 @@ class Estimation:
             performance: told how long each query took.
         """
         self._manifest = manifest
-        self._estimator = estimator
+        self._pipelines = pipelines
         self._supports = supports
         self._limits = limits
         self._default_system = default_system
@@ -88,13 +93,18 @@ class Estimation:
         self._versions = {system: manifest.version(system) for system in manifest.systems}
 
     async def answer(
-        self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+        partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResponse:
         """Answers one query.
 
         Args:
             request: from a caller, unchecked.
             deadline: event loop time by which the answer is due.
+            partial: takes keypoints as they are found, where the request asks for that; None where an answer is one
+                message.
 
         Raises:
             InvalidFieldError: field paths relative to the request.
@@ -103,29 +113,32 @@ class Estimation:
         started = asyncio.get_running_loop().time()
         async with due(deadline):
             system = self._system(request.model)
+            pipeline = self._pipelines[system]
             self._check(request)
+            _check_options(request.options, system, pipeline, streams=partial is not None)
             source = await self._source(request, deadline)
             (support, trace, support_seconds), query = await together(
                 self._support(system, source, deadline), self._query(system, source, request, deadline)
             )
+            writer = _Writer(request, source, query)
+
+            def found(some: Sequence[PartialEstimate]) -> None:
+                assert partial is not None
+                partial(pose_service_pb2.EstimatePoseResponse(instances=writer.partial_instances(some)))
+
             options = request.options
             with span("decoder"):
-                estimates = await self._estimator.estimate(
+                estimates = await pipeline.estimate(
                     system,
                     support,
                     query.features,
                     deadline,
                     similarity=options.include_similarity_maps,
                     proposals=options.include_proposals,
+                    found=found if options.partial_answers else None,
                 )
-        whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
-        normalized = options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
-        scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
         response = pose_service_pb2.EstimatePoseResponse(
-            instances=[
-                pose_instance(source.definition.keypoint_names, crop, estimate, box, scale)
-                for crop, estimate, box in zip(query.crops, estimates.estimates, request.boxes or [whole], strict=True)
-            ],
+            instances=writer.instances(estimates),
             provenance=provenance(f"{MODEL_PREFIX}{system}", self._versions[system], support.modalities, trace),
         )
         stages: dict[Stage, float] = {
@@ -184,12 +197,12 @@ class Estimation:
 
     async def _support(
         self, system: str, source: SupportSource, deadline: float
-    ) -> tuple[SupportTokens, SupportTrace, float]:
+    ) -> tuple[UsedSupport, SupportTrace, float]:
         """The tokens of a support, how they were got, and in how many seconds."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         with span("support"):
-            tokens, trace = await self._estimator.support_tokens(system, source.definition.key, source.load, deadline)
+            tokens, trace = await self._pipelines[system].support_tokens(system, source, deadline)
             describe_span({"capeserve.support_cache_hit": trace.cache_hit})
         return tokens, trace, loop.time() - started
 
@@ -218,8 +231,48 @@ class Estimation:
         record_span("decode", prepared - started, decoded - started)
         record_span("prepare", prepared - decoded, prepared - decoded)
         with span("backbone"):
-            features = await self._estimator.start_query(system, source.definition.key, pixels, deadline)
+            features = await self._pipelines[system].start_query(system, source, pixels, deadline)
         return _Query(image.height, image.width, crops, features, decoded - started, prepared - decoded)
+
+
+class _Writer:
+    """Puts what is found into the query image's own coordinates, pixels or fractions as asked for."""
+
+    def __init__(self, request: pose_service_pb2.EstimatePoseRequest, source: SupportSource, query: _Query) -> None:
+        whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
+        self._boxes = request.boxes or [whole]
+        self._names = source.definition.keypoint_names
+        self._crops = query.crops
+        normalized = request.options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
+        self._scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
+
+    def instances(self, estimates: Estimates) -> list[pose_service_pb2.PoseInstance]:
+        """All keypoints of every box."""
+        return [
+            pose_instance(self._names, crop, estimate, box, self._scale)
+            for crop, estimate, box in zip(self._crops, estimates.estimates, self._boxes, strict=True)
+        ]
+
+    def partial_instances(self, some: Sequence[PartialEstimate]) -> list[pose_service_pb2.PoseInstance]:
+        """Some keypoints, of every box those that are there."""
+        instances = [pose_service_pb2.PoseInstance(box=box) for box in self._boxes]
+        for part in some:
+            names = [self._names[index] for index in part.keypoints]
+            crop, box = self._crops[part.crop], self._boxes[part.crop]
+            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale)
+        return instances
+
+
+def _check_options(
+    options: pose_service_pb2.EstimatePoseOptions, system: str, pipeline: Pipeline[Any, Any], *, streams: bool
+) -> None:
+    """Refuses to leave out in silence what was asked for."""
+    if not pipeline.has_maps:
+        for option, what in (("include_similarity_maps", "similarity maps"), ("include_proposals", "proposals")):
+            if getattr(options, option):
+                raise InvalidFieldError(f"options.{option}", f"model {system} has no {what}")
+    if options.partial_answers and not streams:
+        raise InvalidFieldError("options.partial_answers", "an answer here is one message; use StreamEstimatePose")
 
 
 @contextmanager

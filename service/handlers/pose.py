@@ -10,10 +10,10 @@ from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
-from service.handlers.estimation import Estimation
+from service.handlers.estimation import Estimation, Partial
 from service.handlers.status import status_of
 from service.spans import span
-from service.tasks import all_of
+from service.tasks import all_of, together
 
 
 class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
@@ -84,15 +84,35 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         slots = asyncio.Semaphore(self._stream_concurrency)
         writing = asyncio.Lock()
 
+        async def write(request_id: str, result: pose_service_pb2.EstimatePoseResult, *, partial: bool = False) -> None:
+            async with writing:
+                await context.write(
+                    pose_service_pb2.StreamEstimatePoseResponse(request_id=request_id, result=result, partial=partial)
+                )
+
         async def item(message: pose_service_pb2.StreamEstimatePoseRequest) -> None:
             try:
                 longest = asyncio.get_running_loop().time() + self._default_deadline
                 deadline = min(longest, deadline_of(context, self._default_deadline))
-                result = await self._result(message.request, deadline)
-                async with writing:
-                    await context.write(
-                        pose_service_pb2.StreamEstimatePoseResponse(request_id=message.request_id, result=result)
-                    )
+                if not message.request.options.partial_answers:
+                    await write(message.request_id, await self._result(message.request, deadline))
+                    return
+                parts: asyncio.Queue[pose_service_pb2.EstimatePoseResponse | None] = asyncio.Queue()
+
+                async def answer() -> pose_service_pb2.EstimatePoseResult:
+                    try:
+                        return await self._result(message.request, deadline, parts.put_nowait)
+                    finally:
+                        parts.put_nowait(None)
+
+                async def pass_on() -> None:
+                    # Beside the answering: the engine does not wait for a caller who is slow to read.
+                    while (part := await parts.get()) is not None:
+                        result = pose_service_pb2.EstimatePoseResult(response=part)
+                        await write(message.request_id, result, partial=True)
+
+                result, _ = await together(answer(), pass_on())
+                await write(message.request_id, result)
             finally:
                 slots.release()
 
@@ -107,13 +127,17 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             raise UnavailableError(f"{SHUTTING_DOWN}; what was read has been answered")
 
     async def _result(
-        self, request: pose_service_pb2.EstimatePoseRequest, deadline: float
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+        partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         try:
             current_caller().limits.count_request()
             with span("query"):
-                return pose_service_pb2.EstimatePoseResult(response=await self._estimation.answer(request, deadline))
+                response = await self._estimation.answer(request, deadline, partial)
+                return pose_service_pb2.EstimatePoseResult(response=response)
         except Exception as error:
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
 

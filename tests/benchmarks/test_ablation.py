@@ -38,6 +38,13 @@ def test_fusion_is_compared_seed_by_seed_with_what_it_fuses() -> None:
     assert comparison.rows[1][4] == "60.0 ± 0.0"
 
 
+def test_systems_that_came_to_the_same_in_every_run_are_called_one_network() -> None:
+    runs = [run("textual_only", 0, 0.5), run("textual_only", 1, 0.7), run("capex", 0, 0.5), run("flf", 0, 0.5)]
+    assert not any("one network" in note for note in tables([*runs, run("capex", 1, 0.6)])[0].notes)
+    named = [note for note in tables([*runs, run("capex", 1, 0.7)])[0].notes if "one network" in note]
+    assert len(named) == 1 and named[0].startswith("capex and textual_only came to the same in every run")
+
+
 def test_systems_differ_in_nothing_but_what_they_read() -> None:
     base = read_training_configuration(CONFIGURATION)
     for system in SETTINGS:

@@ -15,6 +15,7 @@ from google.protobuf import json_format, message_factory
 from grpc_health.v1 import health_pb2
 
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
+from tests.conftest import ExportedCapeLlm
 from tests.service.live_server import LiveServer, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +52,14 @@ def test_the_stub_example_answers_with_its_request_id(server: LiveServer) -> Non
     assert identity == "docs-1"
 
 
+def test_the_example_of_a_language_model_hears_of_every_keypoint(tiny_capellm: ExportedCapeLlm) -> None:
+    with LiveServer(settings_for(tiny_capellm.repository)) as live:
+        code = blocks("python")[2].replace("localhost:50051", live.server.target)
+        assert run([sys.executable, "-c", code]).splitlines() == ["all ('nose', 'left ear')"]
+
+
 def test_there_is_no_python_example_that_is_not_run() -> None:
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
 @pytest.mark.slow

@@ -299,3 +299,13 @@ async def test_no_row_is_lost_or_mixed_up_when_many_come_leave_and_run_out_of_ti
     await asyncio.gather(*(call(value) for value in range(250)))
     await bench.batcher.close()
     assert bench.batcher.queued == 0
+
+
+def test_where_rows_differ_in_cost_the_quickest_run_says_what_one_takes_at_least() -> None:
+    """A prefix of nine seconds must not have a last step called off that takes one."""
+    even, uneven = RowQueue(4), RowQueue(4, uneven=True)
+    for queue in (even, uneven):
+        for seconds in (9.0, 1.0, 9.0, 1.0):
+            queue.measured(rows=2, seconds=seconds, now=0.0)
+    assert (even.run_time(2, now=1.0), uneven.run_time(2, now=1.0)) == (5.0, 1.0)
+    assert uneven.run_time(1, now=1.0) == 0.5

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from numpy_engine import MAPS, SIZE, NumpyEngine, tiny_manifest, until, write_tokenizer
 
+from cape.v1 import support_pb2
 from service.batching import Batcher
 from service.errors import DeadlineError, MissingModalityError
 from service.pipeline import PoseEstimator, SupportTokens, SupportTrace, support_cache
+from service.support_definition import SupportDefinition
 from service.support_encoder import SupportEncoder
 from service.support_set import Shot, SupportSet
+from service.supports import SupportSource
 from service.tasks import together
 from service.texts import embedding_cache, text_embedders
 
@@ -43,7 +46,9 @@ class Bench:
             self.loads += 1
             return support
 
-        return await self.estimator.support_tokens("flf", support.name, load, deadline)
+        definition = SupportDefinition.of(support.name, support_pb2.Support())
+        source = SupportSource(definition, load, complaint=lambda error: error)
+        return await self.estimator.support_tokens("flf", source, deadline)
 
     def fusion_inputs(self) -> dict[str, np.ndarray]:
         """Inputs of the only run of support_fusion."""
@@ -229,7 +234,7 @@ async def test_a_request_under_way_finishes_before_the_next_one_begins(repositor
 async def test_a_deleted_support_is_computed_again(bench: Bench) -> None:
     await bench.support(support_set(shot(), name="supports/a"))
     await bench.support(support_set(shot(), name="supports/b"))
-    bench.estimator.forget("supports/a")
+    bench.estimator.forget("/supports/a")
     assert not (await bench.support(support_set(shot(), name="supports/a")))[1].cache_hit
     assert (await bench.support(support_set(shot(), name="supports/b")))[1].cache_hit
 

@@ -51,10 +51,16 @@ def untrained_capellm(configuration: CapeLlmConfiguration, seed: int = 0) -> Cap
     return model.eval()
 
 
-def save_capellm(model: CapeLlm, folder: Path, tokenizer: Tokenizer) -> None:
+def save_capellm(model: CapeLlm, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> None:
     """Writes a checkpoint, adapters merged; files are replaced, each one atomically.
 
     A vision tower whose weights an installed package holds is left out, and so are tied weights.
+
+    Args:
+        model: to write.
+        folder: created if need be.
+        tokenizer: of its vocabulary.
+        dtype: stores floating-point weights as this type; None: as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Tensor] = {}
@@ -63,7 +69,7 @@ def save_capellm(model: CapeLlm, folder: Path, tokenizer: Tokenizer) -> None:
     for key, value in merged_state(model).items():
         if not key.startswith(left_out) and value.data_ptr() not in kept:
             kept.add(value.data_ptr())
-            state[key] = value.contiguous()
+            state[key] = (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
     partial = folder / f".{WEIGHTS_FILE}.partial"
     save_file(state, partial)
     partial.replace(folder / WEIGHTS_FILE)
@@ -89,7 +95,7 @@ def load_capellm(folder: Path) -> CapeLlmCheckpoint:
     try:
         configuration = parse_capellm_configuration(files[0].read_bytes(), files[0])
         state = load_file(files[1])
-        tokenizer = CapeLlmTokenizer.read(files[2], configuration)
+        tokenizer = CapeLlmTokenizer.read(files[2], configuration.special_tokens)
     except SafetensorError as error:
         raise CheckpointError(f"{files[1]}: not a safetensors file ({error})") from None
     except (ConfigurationError, TokenizerError) as error:

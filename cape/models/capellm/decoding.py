@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cape.capellm.answers import Readout, SpokenAnswer, begin_answer, decide, padded_pieces
+from cape.capellm.answers import SpokenAnswer, begin_answer, decide, padded_pieces
+from cape.capellm.configuration import Readout
 from cape.capellm.grammar import AnswerGrammar
 from cape.models.capellm.model import CapeLlm
 

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cape.capellm.answers import Readout
+from cape.capellm.configuration import Readout
 from cape.capellm.grammar import AnswerGrammar
-from cape.capellm.instructions import opening, question
+from cape.capellm.prompts import Prompts, prompts_of
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.models.capellm.by_token import locate_by_token
 from cape.models.capellm.decoding import Located, locate
 from cape.models.capellm.model import CapeLlm
 from cape.support import SupportDefinition
-
-
-class Prompts(NamedTuple):
-    """The words of a support as tokens.
-
-    Attributes:
-        opening: begin token and what all its keypoints share.
-        questions: for each keypoint, all that stands before its answer.
-    """
-
-    opening: tuple[int, ...]
-    questions: tuple[tuple[int, ...], ...]
 
 
 class CapeLlmPredictor:
@@ -48,12 +35,8 @@ class CapeLlmPredictor:
 
     def prompts(self, support: SupportDefinition) -> Prompts:
         """The tokens of a support's words; of its images nothing is used."""
-        instruction, tokens = self.model.configuration.instruction, self.tokenizer.tokens
-        shared = tokens(opening(instruction, support.category, support.keypoints)).ids
-        return Prompts(
-            (self.tokenizer.begin, *shared),
-            tuple(tokens(question(instruction, keypoint)).ids for keypoint in support.keypoints),
-        )
+        instruction = self.model.configuration.instruction
+        return prompts_of(self.tokenizer, instruction, support.category, support.keypoints)
 
     @torch.inference_mode()
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:

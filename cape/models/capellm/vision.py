@@ -76,7 +76,8 @@ class ImageProjection(nn.Module):
         """Patches [B, C, G, G] → image tokens [B, N, D], row by row."""
         tokens = (self._cells(patches) - self.mean) / self.std
         if self.positions is not None:
-            tokens = torch.cat((tokens, self.positions.to(tokens.dtype).expand(len(tokens), -1, -1)), dim=2)
+            # shape[0], for len() would make the batch of an export a constant.
+            tokens = torch.cat((tokens, self.positions.to(tokens.dtype).expand(tokens.shape[0], -1, -1)), dim=2)
         return self.linear(tokens)
 
 

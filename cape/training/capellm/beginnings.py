@@ -83,13 +83,13 @@ def _tokenizer(configuration: CapeLlmTrainingConfiguration, categories: Iterable
     if path is None and beginning.language_folder is not None:
         path = beginning.language_folder / TOKENIZER_FILE
     if path is None:
-        return CapeLlmTokenizer(own_tokenizer(model, categories), model)
+        return CapeLlmTokenizer(own_tokenizer(model, categories), model.special_tokens)
     if model.instruction.answer == "text":
-        return CapeLlmTokenizer.read(path, model)
+        return CapeLlmTokenizer.read(path, model.special_tokens)
     plain = model.model_copy(update={"instruction": model.instruction.model_copy(update={"answer": "text"})})
-    tokenizer = CapeLlmTokenizer.read(path, plain).tokenizer
+    tokenizer = CapeLlmTokenizer.read(path, plain.special_tokens).tokenizer
     tokenizer.add_special_tokens([KEYPOINT_TOKEN])
-    return CapeLlmTokenizer(tokenizer, model)
+    return CapeLlmTokenizer(tokenizer, model.special_tokens)
 
 
 def _words(categories: Iterable[Category]) -> Iterator[str]:

@@ -244,7 +244,7 @@ def check_repository(repository: Path) -> None:
         manifest = read_manifest(repository)
     except ManifestError as error:
         raise TritonStartError(str(error)) from None
-    for name in (*manifest.components, *manifest.systems):
+    for name in (*manifest.components, *manifest.support_systems):
         path = repository / name / CONFIGURATION
         if not path.is_file():
             raise TritonStartError(f"{path}: missing; this capeserve's export writes it")

@@ -64,7 +64,7 @@ def tiny(**instruction: Any) -> CapeLlmConfiguration:
 
 def tiny_tokenizer(configuration: CapeLlmConfiguration) -> CapeLlmTokenizer:
     texts = [*QUESTIONS, *(f"{k.name} {k.description}" for k in CATEGORY.keypoints)] * 5
-    return CapeLlmTokenizer(train_tokenizer(texts, configuration, 1700), configuration)
+    return CapeLlmTokenizer(train_tokenizer(texts, configuration, 1700), configuration.special_tokens)
 
 
 class Learnt(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cape.evaluation.capellm import CapeLlmEstimator
+from cape.evaluation.capellm import checkpoint_estimator
 from cape.evaluation.estimator import QueryObject
 from cape.modalities import MissingModalityError
 from cape.models.capellm.checkpoint import load_capellm, save_capellm
@@ -54,7 +54,7 @@ def test_what_it_learnt_is_found_in_pixels_of_the_picture(learnt: Learnt, checkp
     """The crop of a box, 1.25 times as wide, is the picture that it learnt."""
     picture = np.zeros((200, 300, 3), np.uint8)
     picture[20:180, 60:220] = learnt.images[1][0, 0]
-    estimator = CapeLlmEstimator(load_capellm(checkpoint))
+    estimator = checkpoint_estimator(load_capellm(checkpoint))
     support = SupportDefinition(CATEGORY.name, CATEGORY.keypoints)
     query = QueryObject(1, picture, Box(76, 36, 128, 128))
     pose = estimator.estimate(support, [query]).poses[0]
@@ -66,7 +66,7 @@ def test_what_it_learnt_is_found_in_pixels_of_the_picture(learnt: Learnt, checkp
 
 
 def test_a_support_whose_texts_may_not_be_used_is_refused(checkpoint: Path) -> None:
-    estimator = CapeLlmEstimator(load_capellm(checkpoint))
+    estimator = checkpoint_estimator(load_capellm(checkpoint))
     support = SupportDefinition(CATEGORY.name, CATEGORY.keypoints, modalities=("image",))
     with pytest.raises(MissingModalityError, match="capellm needs texts"):
         estimator.estimate(support, [])

@@ -71,7 +71,7 @@ def test_a_vocabulary_without_room_for_numbers_is_refused() -> None:
 
 def test_a_tokenizer_without_an_end_token_is_refused() -> None:
     with pytest.raises(TokenizerError, match=r"no token <\|begin_of_text\|>"):
-        CapeLlmTokenizer(Tokenizer(models.BPE()), CapeLlmConfiguration())
+        CapeLlmTokenizer(Tokenizer(models.BPE()), CapeLlmConfiguration().special_tokens)
 
 
 def digit_tokenizer() -> CapeLlmTokenizer:
@@ -92,7 +92,7 @@ def digit_tokenizer() -> CapeLlmTokenizer:
             show_progress=False,
         ),
     )
-    return CapeLlmTokenizer(tokenizer, tiny())
+    return CapeLlmTokenizer(tokenizer, tiny().special_tokens)
 
 
 def test_a_number_is_one_decision_or_three(learnt: Learnt) -> None:
@@ -129,7 +129,7 @@ def test_a_vocabulary_that_runs_digits_and_commas_together_is_refused() -> None:
         ),
     )
     with pytest.raises(GrammarError, match="tokens that span more than its digits"):
-        AnswerGrammar(CapeLlmTokenizer(tokenizer, CapeLlmConfiguration()))
+        AnswerGrammar(CapeLlmTokenizer(tokenizer, CapeLlmConfiguration().special_tokens))
 
 
 @pytest.mark.parametrize(
