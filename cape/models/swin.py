@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,6 @@ class FoldedLayer(nn.Module):
     def __init__(self, layer: Swinv2Layer) -> None:
         super().__init__()
         self.side, self.window, self.shift = int(layer.input_resolution[0]), int(layer.window_size), layer.shift_size
-        assert self.side % self.window == 0, f"a map of {self.side} cells is not cut into windows of {self.window}"
         logit_scale = layer.attention.self.logit_scale
         mask = layer.get_attn_mask(self.side, self.side, dtype=logit_scale.dtype, device=logit_scale.device)
         self.attention = FoldedWindowAttention(layer.attention, mask)
@@ -131,7 +131,16 @@ class FoldedLayer(nn.Module):
 
 @torch.no_grad()
 def fold_constants(backbone: SwinV2) -> None:
-    """Replaces every block by its folded form, in place; training is not possible afterwards."""
+    """Replaces blocks by their folded form, in place; training is not possible afterwards.
+
+    A block that pads its map to whole windows stays as it is.
+    """
     for stage in list(backbone.model.modules()):
         if isinstance(stage, Swinv2Stage):
-            stage.blocks = nn.ModuleList(FoldedLayer(block) for block in stage.blocks)
+            blocks = [cast("Swinv2Layer", block) for block in stage.blocks]
+            stage.blocks = nn.ModuleList(FoldedLayer(block) if _is_tiled(block) else block for block in blocks)
+
+
+def _is_tiled(layer: Swinv2Layer) -> bool:
+    """Whether windows cover its map without padding, as those of every published size do."""
+    return int(layer.input_resolution[0]) % int(layer.window_size) == 0
