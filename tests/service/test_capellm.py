@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 
 from benchmarks.exported import ExportedEstimator
 from cape.client import Client, PoseEstimate, Query
-from cape.evaluation.capellm import CapeLlmEstimator
+from cape.evaluation.capellm import checkpoint_estimator
 from cape.evaluation.estimator import QueryObject
 from cape.evaluation.service import ServiceEstimator
 from cape.manifest import read_manifest
@@ -135,7 +135,7 @@ def test_answers_are_those_of_pytorch(tiny_capellm: ExportedCapeLlm, live: LiveS
         answer = served.estimate(known, queries)
     finally:
         served.close()
-    expected = CapeLlmEstimator(load_capellm(tiny_capellm.checkpoint)).estimate(known, queries)
+    expected = checkpoint_estimator(load_capellm(tiny_capellm.checkpoint)).estimate(known, queries)
     assert answer.modalities == expected.modalities == ("text",)
     for found, wanted in zip(answer.poses, expected.poses, strict=True):
         np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=1e-3)
