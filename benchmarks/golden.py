@@ -101,15 +101,30 @@ def answer(system: System, case: Golden) -> Pose:
         return system.decode_pose(system.encode_image(inputs["query"]), tokens, mask, inputs["adjacency"])
 
 
-def exported_answer(system: System, case: Golden, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """What the exported graphs say to a golden file's inputs; the graphs are left in `folder`."""
+def exported_answer(
+    system: System, case: Golden, folder: Path, *, backbone: bool = True
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What the exported graphs say to a golden file's inputs; the graphs are left in `folder`.
+
+    Args:
+        system: from `published_system`.
+        case: what it was made of.
+        folder: must exist.
+        backbone: export the image backbone too; False begins with the published features, for cases without support
+            images.
+    """
     graphs: dict[str, Path] = {}
+    # The golden files give embeddings.
+    left_out = {"text_encoder"} if backbone else {"text_encoder", "image_backbone"}
     for part in components(system):
-        if part.role != "text_encoder":  # the golden files give embeddings
+        if part.role not in left_out:
             graphs[part.role] = folder / f"{part.role}.onnx"
             write_graph(part, graphs[part.role])
-    outputs, _ = run_chain(Runtime(graphs), dict(case.inputs))
-    return outputs
+    runtime = Runtime(graphs)
+    if backbone:
+        return run_chain(runtime, dict(case.inputs))[0]
+    tokens = runtime.run("support_fusion", case.inputs)
+    return runtime.run("pose_decoder", {**case.inputs, **tokens, "features": case.features})
 
 
 def load(case: str) -> Golden:

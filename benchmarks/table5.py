@@ -50,7 +50,7 @@ LAYER_NORM, SOFTMAX, RESIZED = 4, 3, 11
 """What thop counts for each value of a LayerNorm, a softmax and a bilinearly resized map."""
 
 FUNCTIONAL = re.compile(
-    r"image_backbone\..*\.attention\.self\.(query|key|value)"  # Microsoft's Swin V2 joins them in one F.linear
+    r"image_backbone\..*\.attention\.(query|key|value)"  # Microsoft's Swin V2 joins them in one F.linear
     r"|transformers\..*attention\.(query|key|value|output)"  # nn.MultiheadAttention has no modules for them
 )
 """Weights that a function applies in the public code: no counter of modules sees them."""

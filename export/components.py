@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from cape.configuration import SystemConfiguration
 from cape.manifest import Role, TensorSpec
-from cape.models.system import System, parameter_counts
+from cape.models.system import System, component_modules, parameter_counts
 
 Shape = tuple[int | str, ...]
 
@@ -77,15 +78,26 @@ def _example(spec: TensorSpec, shape: list[int], generator: torch.Generator) -> 
 
 
 class _Call(nn.Module):
-    """A method of a system as a module of positional tensors."""
+    """What a system does with positional tensors, as a module."""
 
-    def __init__(self, system: System, method: Callable[..., Tensor | tuple[Tensor, ...]]) -> None:
+    def __init__(self, system: System, function: Callable[..., Tensor | tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.system = system
-        self.method = method
+        self.function = function
 
     def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self.method(*tensors)
+        return self.function(self.system, *tensors)
+
+
+def _only(system: System, names: Collection[str]) -> System:
+    """The system with no other submodules than these, which it shares.
+
+    A tracer takes up every parameter of the module that it is given, used or not, which costs more than the smaller
+    components themselves.
+    """
+    part = copy.copy(system)
+    part._modules = {name: module if name in names else None for name, module in system._modules.items()}
+    return part
 
 
 def _float(name: str, *shape: int | str) -> TensorSpec:
@@ -100,6 +112,7 @@ def components(system: System) -> list[Component]:
     configuration: SystemConfiguration = system.configuration
     system.eval().requires_grad_(False)
     counts = parameter_counts(system)
+    parts = {role: _only(system, names) for role, names in component_modules(system).items()}
     system.image_backbone.fold()
     head, backbone, text = configuration.head, configuration.backbone, configuration.text
     side, cells, maps = backbone.image_size, backbone.feature_size, head.similarity_size
@@ -107,17 +120,17 @@ def components(system: System) -> list[Component]:
     tokens: Shape = ("B", configuration.pathways, "K", head.width)
     mask: Shape = ("B", configuration.pathways, "K")
 
-    def fuse(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return system.fuse_support(**{spec.name: tensor for spec, tensor in zip(support, tensors, strict=True)})
+    def fuse(part: System, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return part.fuse_support(**{spec.name: tensor for spec, tensor in zip(support, tensors, strict=True)})
 
-    def decode(*tensors: Tensor) -> tuple[Tensor, ...]:
-        pose = system.decode_pose(*tensors)
+    def decode(part: System, *tensors: Tensor) -> tuple[Tensor, ...]:
+        pose = part.decode_pose(*tensors)
         return pose.keypoints, pose.scores, pose.similarity, pose.proposals
 
     found = [
         Component(
             "image_backbone",
-            _Call(system, system.encode_image),
+            _Call(parts["image_backbone"], System.encode_image),
             (TensorSpec(name="image", dtype="uint8", shape=("B", side, side, 3)),),
             (_float("features", "B", *features),),
             counts["image_backbone"],
@@ -127,7 +140,7 @@ def components(system: System) -> list[Component]:
         found.append(
             Component(
                 "text_encoder",
-                _Call(system, system.encode_text),
+                _Call(parts["text_encoder"], System.encode_text),
                 tuple(
                     TensorSpec(name=name, dtype="int64", shape=("B", "K", "T"))
                     for name in ("input_ids", "attention_mask")
@@ -148,7 +161,7 @@ def components(system: System) -> list[Component]:
     found.append(
         Component(
             "support_fusion",
-            _Call(system, fuse),
+            _Call(parts["support_fusion"], fuse),
             tuple(support),
             (_float("support_tokens", *tokens), _float("mask", *mask)),
             counts["support_fusion"],
@@ -157,7 +170,7 @@ def components(system: System) -> list[Component]:
     found.append(
         Component(
             "pose_decoder",
-            _Call(system, decode),
+            _Call(parts["pose_decoder"], decode),
             (
                 _float("features", "B", *features),
                 _float("support_tokens", *tokens),

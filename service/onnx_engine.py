@@ -13,6 +13,7 @@ import onnxruntime
 
 from cape.manifest import MODEL_FILE, Manifest
 from service.cpus import available_cpus
+from service.cuda_libraries import load_libraries
 from service.engine import Tensors
 from service.errors import EngineError
 from service.tensors import check_finite, check_tensors, wanted_tensors
@@ -59,6 +60,7 @@ class OnnxRuntimeEngine:
             if provider not in installed:
                 raise EngineError("engine", f"no {provider} here; installed are {', '.join(installed)}")
         wanted = list(providers) if providers else [name for name in PROVIDERS if name in installed]
+        load_libraries(wanted)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -195,17 +195,21 @@ class System(nn.Module):
         return self.decode_pose(self.encode_image(query), tokens, mask, adjacency)
 
 
+def component_modules(system: System) -> dict[str, tuple[str, ...]]:
+    """Names of the submodules that each component runs; a projection that two share is in both."""
+    shares_projection = system.pooling is not None and system.query_proj is None
+    return {
+        "image_backbone": ("image_backbone",),
+        "text_encoder": ("text_encoder",),
+        "support_fusion": ("text_proj", "input_proj" if shares_projection else "query_proj", "pooling", "fusion"),
+        "pose_decoder": ("input_proj", "transformers", "kpt_branch"),
+    }
+
+
 def parameter_counts(system: System) -> dict[str, int]:
     """Parameters that each component uses; those of a projection that two share count in both."""
-    modules: dict[str, list[nn.Module | None]] = {
-        "image_backbone": [system.image_backbone],
-        "text_encoder": [system.text_encoder],
-        "support_fusion": [system.text_proj, system.query_proj, system.fusion],
-        "pose_decoder": [system.input_proj, system.transformers, system.kpt_branch],
-    }
-    if system.pooling is not None and system.query_proj is None:
-        modules["support_fusion"].append(system.input_proj)
+    children = dict(system.named_children())
     return {
-        name: sum(p.numel() for part in parts if part is not None for p in part.parameters())
-        for name, parts in modules.items()
+        role: sum(p.numel() for name in names if name in children for p in children[name].parameters())
+        for role, names in component_modules(system).items()
     }

@@ -23,8 +23,8 @@ from cli.consoles import console
     "--provider",
     "providers",
     multiple=True,
-    help="ONNX Runtime execution provider, CUDAExecutionProvider; repeatable, measured one after the other.  "
-    "[default: the best that is installed]",
+    help="ONNX Runtime execution provider, CUDAExecutionProvider; repeatable, measured one after the other. Of "
+    "several, those that do not work here are left out, with the reason.  [default: the best that is installed]",
 )
 @click.option("--runs", type=click.IntRange(min=3), default=100, show_default=True, help="Measured runs of each kind.")
 @click.option("--keypoints", type=click.IntRange(1, 100), default=17, show_default=True, help="Keypoints of a support.")
@@ -51,14 +51,24 @@ def engine(
     from service.onnx_engine import OnnxRuntimeEngine
 
     speeds, backbones = [], []
+    working: list[str | None] = list(providers) or [None]
     try:
         with step_progress() as progress:
             for folder in repositories:
                 manifest = read_manifest(folder)
                 if not manifest.support_systems:
                     raise click.ClickException(f"{folder}: a language model; `capeserve bench capellm` measures those")
-                for provider in providers or (None,):
-                    loaded = OnnxRuntimeEngine(folder, manifest, providers=None if provider is None else (provider,))
+                for provider in tuple(working):
+                    try:
+                        loaded = OnnxRuntimeEngine(
+                            folder, manifest, providers=None if provider is None else (provider,)
+                        )
+                    except EngineError as error:
+                        working.remove(provider)
+                        if not working:
+                            raise
+                        console(stderr=True).print(f"left out: {error}")
+                        continue
                     for system, described in manifest.support_systems.items():
                         speeds.append(
                             measure_system(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -19,6 +20,8 @@ from cli.main import main
 from service.engine import Tensors
 from service.onnx_engine import OnnxRuntimeEngine
 from service.performance import Percentiles
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
 
 
 class CountingEngine:
@@ -98,12 +101,72 @@ def test_a_provider_that_is_not_there_is_named(tiny_repository: Path) -> None:
     assert "no NoneExecutionProvider here" in result.output
 
 
+def test_of_several_providers_those_that_do_not_work_are_left_out(tiny_repository: Path, tmp_path: Path) -> None:
+    providers = ["--provider", "NoneExecutionProvider", "--provider", "CPUExecutionProvider"]
+    command = ["bench", "engine", "--repository", str(tiny_repository), *providers, "--runs", "3", "--batch", "1"]
+    result = CliRunner().invoke(main, [*command, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "left out: " in result.stderr
+    assert "no NoneExecutionProvider here" in result.stderr
+    (measured,) = json.loads((tmp_path / "engine.json").read_text())["systems"]
+    assert measured["engine"] == "onnxruntime:CPUExecutionProvider"
+
+
+CARD = """#!/bin/sh
+echo "A Card"
+echo "A Second Card"
+"""
+
+CAPESERVE = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in
+  *--provider*Tensorrt*) exit 139 ;;
+  triton*) echo "Triton is ready"; echo $$ >> "$CALLS.pids"; exec sleep 60 ;;
+  serve*) echo "serving flf"; echo $$ >> "$CALLS.pids"; exec sleep 60 ;;
+esac
+while [ $# -gt 1 ]; do
+  if [ "$1" = --output ]; then mkdir -p "$2"; touch "$2/cape.json"; fi
+  shift
+done
+"""
+
+
+def test_the_script_for_a_cuda_machine_goes_on_after_a_step_that_fails_and_says_which(tmp_path: Path) -> None:
+    """With commands that do nothing but say so, and a TensorRT that crashes."""
+    work, results, calls = tmp_path / "work", tmp_path / "results", tmp_path / "calls"
+    for path, content in (
+        (tmp_path / "bin" / "nvidia-smi", CARD),
+        (work / "venv" / "bin" / "capeserve", CAPESERVE),
+        (work / "venv" / "bin" / "python", "#!/bin/sh"),
+        (work / "venv" / "complete", ""),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls)}
+    finished = subprocess.run(
+        ["bash", str(SCRIPT), str(work), str(results)],
+        env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert finished.stderr.splitlines()[-1] == "failed: all providers", finished.stderr
+    assert finished.returncode == 1
+    ran = calls.read_text().splitlines()
+    assert sum(line.startswith("export") for line in ran) == 6  # four systems, plans, the demonstration
+    engines = [line for line in ran if line.startswith("bench engine")]
+    assert "TensorrtExecutionProvider" in engines[0] and "TensorrtExecutionProvider" not in engines[1]
+    assert all("--device A Card --output" in line and line.count("--repository") == 4 for line in engines)
+    assert any(line.startswith("evaluate --target 127.0.0.1:18050") for line in ran)
+    assert ran[-1].startswith("evaluate --checkpoint")
+    started = Path(f"{calls}.pids").read_text().split()
+    assert len(started) == 2
+    assert not any(Path(f"/proc/{number}").exists() for number in started)
+
+
 def test_the_script_for_a_cuda_machine_says_what_it_needs_where_there_is_no_card(tmp_path: Path) -> None:
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
     for tool in ("bash", "dirname"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
     finished = subprocess.run(
-        ["bash", str(script)], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        ["bash", str(SCRIPT)], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert finished.returncode == 1
     assert "this needs an NVIDIA card" in finished.stderr

@@ -15,7 +15,7 @@ from cape.models.fusion import CrossModalAlignmentAttention
 from cape.models.pooling import KeypointPooling, interpolation_matrix
 from cape.models.positions import map_encoding, sine_encoding
 from cape.models.proposals import ProposalGenerator
-from cape.models.swin import SwinV2, fold_constants
+from cape.models.swin import FoldedLayer, SwinV2, fold_constants
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS, System, parameter_counts
 from tests.conftest import tiny_configuration
 
@@ -188,9 +188,10 @@ def test_a_support_that_describes_nothing_still_gives_finite_numbers() -> None:
     assert pose.scores.abs().max() == 0
 
 
-def test_folding_changes_no_number() -> None:
+@pytest.mark.parametrize(("window", "folded"), [(16, 5), (12, 1)], ids=["tiled", "padded"])
+def test_folding_changes_no_number(window: int, folded: int) -> None:
     torch.manual_seed(3)
-    backbone = SwinV2(tiny_configuration().backbone).eval()
+    backbone = SwinV2(tiny_configuration().backbone.model_copy(update={"window": window})).eval()
     for name, parameter in backbone.named_parameters():
         if "bias_mlp" in name or "logit_scale" in name:  # away from their initial values, or nothing is tested
             torch.nn.init.normal_(parameter, std=0.5)
@@ -199,6 +200,7 @@ def test_folding_changes_no_number() -> None:
         before = backbone(pixels)
         fold_constants(backbone)
         after = backbone(pixels)
+    assert sum(isinstance(module, FoldedLayer) for module in backbone.modules()) == folded
     torch.testing.assert_close(after, before, atol=2e-5, rtol=1e-5)
 
 

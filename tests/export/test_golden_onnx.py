@@ -9,11 +9,15 @@ import pytest
 
 from benchmarks import golden
 
+SAME_BACKBONE = {"capex_t"}
+"""Its Swin V2-T is the one of graphcape_t_mlp: to trace it again takes as long as all else and shows nothing new."""
+
 
 @pytest.mark.parametrize("case", golden.CASES)
 def test_exported_graphs_answer_as_the_published_code(case: str, tmp_path: Path) -> None:
     expected = golden.load(case)
-    outputs = golden.exported_answer(golden.published_system(expected.state), expected, tmp_path)
+    system = golden.published_system(expected.state)
+    outputs = golden.exported_answer(system, expected, tmp_path, backbone=case not in SAME_BACKBONE)
 
     valid = expected.mask > 0
     np.testing.assert_allclose(outputs["keypoints"][valid], expected.output[-1][valid], atol=1e-4)

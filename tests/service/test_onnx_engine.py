@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -169,6 +171,21 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path, spoil: Callable[
 def test_a_provider_that_is_not_installed_is_refused_with_a_list_of_those_that_are(repository: Path) -> None:
     with pytest.raises(EngineError, match=r"no FasterExecutionProvider here; installed are .*CPUExecutionProvider"):
         OnnxRuntimeEngine(repository, manifest(), providers=["FasterExecutionProvider"])
+
+
+@pytest.mark.parametrize(("provider", "loads"), [("CUDAExecutionProvider", 1), ("CPUExecutionProvider", 0)])
+def test_cudas_libraries_are_loaded_for_those_who_need_them_and_a_cpu_is_no_card_in_disguise(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, provider: str, loads: int
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    loaded: list[bool] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: loaded.append(True))
+    complaint = pytest.raises(EngineError, match="CUDAExecutionProvider does not work here") if loads else nullcontext()
+    with complaint, pytest.warns(UserWarning) if loads else nullcontext():
+        OnnxRuntimeEngine(repository, manifest(), threads=1, providers=[provider])
+    assert len(loaded) == loads
 
 
 @pytest.mark.parametrize(
