@@ -140,7 +140,8 @@ def test_choices_that_make_no_sense_are_refused(tmp_path: Path, tiny_checkpoint:
 def test_every_template_is_used_and_explained() -> None:
     names = {path.stem for path in TEMPLATES.glob("*.pbtxt")}
     components = {"image_backbone", "text_encoder", "support_fusion", "pose_decoder", "single_shot"}
-    assert names == components | {"system", "system_support", "system_query"}
+    language = {"capellm_vision", "capellm_decoder"}
+    assert names == components | language | {"system", "system_support", "system_query"}
     assert (TEMPLATES / "README.md").is_file()
 
 
