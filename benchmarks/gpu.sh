@@ -60,6 +60,8 @@ if [ ! -f "$work/venv/complete" ]; then
   "$python" -m pip install --quiet -e '.[demo,train,triton,bench]'
   "$python" -m pip uninstall --quiet --yes onnxruntime
   "$python" -m pip install --quiet 'onnxruntime-gpu[cuda,cudnn]>=1.24,<2'
+  "$python" -m pip install --quiet onnxruntime-ep-nv-tensorrt-rtx-cu13 ||
+    echo "no TensorRT for RTX plug-in here: its provider is left out" >&2
   touch "$work/venv/complete"
 fi
 attempt "torch on the card" 300 "$python" -c "import torch; print('torch', torch.__version__, 'on', torch.cuda.get_device_name())" || true

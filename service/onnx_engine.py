@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from cape.manifest import MODEL_FILE, Manifest
+from service import rtx_plugin
 from service.cpus import available_cpus
 from service.cuda_libraries import load_libraries
 from service.engine import Tensors
@@ -56,6 +57,9 @@ class OnnxRuntimeEngine:
         """
         self._manifest = manifest
         installed = onnxruntime.get_available_providers()
+        cards = _plug_in_devices(installed, providers)
+        if cards:
+            installed = [rtx_plugin.PROVIDER, *installed]
         for provider in providers or ():
             if provider not in installed:
                 raise EngineError("engine", f"no {provider} here; installed are {', '.join(installed)}")
@@ -66,11 +70,15 @@ class OnnxRuntimeEngine:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         # Threads that spin after a run take the CPUs from the next component's.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if cards and wanted[0] == rtx_plugin.PROVIDER:
+            options.add_provider_for_devices(cards, {})
 
         def load(component: str) -> onnxruntime.InferenceSession:
             try:
+                # What the options hold is all that there is: names given beside them would replace it.
+                names = None if options.has_providers() else wanted
                 return onnxruntime.InferenceSession(
-                    repository / component / MODEL_FILE, sess_options=options, providers=wanted
+                    repository / component / MODEL_FILE, sess_options=options, providers=names
                 )
             except Exception as error:
                 raise EngineError(component, f"cannot be loaded: {error}") from error
@@ -120,3 +128,23 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """Frees the sessions."""
         self._sessions.clear()
+
+
+def _plug_in_devices(installed: Sequence[str], demanded: Sequence[str] | None) -> list[onnxruntime.OrtEpDevice]:
+    """The cards of TensorRT for RTX, where that is a plug-in: built into ONNX Runtime it needs none.
+
+    Raises:
+        EngineError: it is demanded first of all, and does not work.
+    """
+    if rtx_plugin.PROVIDER in installed:
+        return []
+    try:
+        if demanded and demanded[0] == rtx_plugin.PROVIDER:
+            return list(rtx_plugin.devices())
+        if not demanded and rtx_plugin.is_installed():
+            return list(rtx_plugin.devices())
+    except rtx_plugin.PlugInError as error:
+        if demanded:
+            raise EngineError("engine", str(error)) from error
+        logger.warning("%s; going on without", error)
+    return []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cape.manifest import MODEL_FILE, Manifest
+from service import rtx_plugin
 from service.cpus import available_cpus
 from service.errors import EngineError
 from service.onnx_engine import OnnxRuntimeEngine
@@ -171,6 +173,36 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path, spoil: Callable[
 def test_a_provider_that_is_not_installed_is_refused_with_a_list_of_those_that_are(repository: Path) -> None:
     with pytest.raises(EngineError, match=r"no FasterExecutionProvider here; installed are .*CPUExecutionProvider"):
         OnnxRuntimeEngine(repository, manifest(), providers=["FasterExecutionProvider"])
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package like NVIDIA's, whose library is none."""
+    package = tmp_path / "packages" / rtx_plugin.PACKAGE
+    package.mkdir(parents=True)
+    library = package / "libprovider.so"
+    library.write_bytes(b"no library")
+    (package / "__init__.py").write_text(f"def get_library_path():\n    return {str(library)!r}\n")
+    monkeypatch.syspath_prepend(package.parent)
+    rtx_plugin.devices.cache_clear()
+    yield str(library)
+    sys.modules.pop(rtx_plugin.PACKAGE, None)
+    rtx_plugin.devices.cache_clear()
+
+
+def test_tensorrt_for_rtx_that_is_not_installed_is_refused_with_how_to_get_it(repository: Path) -> None:
+    with pytest.raises(EngineError, match="pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"):
+        OnnxRuntimeEngine(repository, manifest(), providers=[rtx_plugin.PROVIDER])
+
+
+def test_a_plug_in_that_does_not_load_is_refused_where_it_is_demanded_and_else_done_without(
+    repository: Path, plug_in: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EngineError, match=f"{rtx_plugin.PROVIDER} does not load: .*{plug_in}"):
+        OnnxRuntimeEngine(repository, manifest(), providers=[rtx_plugin.PROVIDER])
+    engine = OnnxRuntimeEngine(repository, manifest())
+    assert "going on without" in caplog.text
+    assert engine.description == "onnxruntime:CPUExecutionProvider"
 
 
 @pytest.mark.parametrize(("provider", "loads"), [("CUDAExecutionProvider", 1), ("CPUExecutionProvider", 0)])
