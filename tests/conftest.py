@@ -111,20 +111,23 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Pa
     """A checkpoint folder of the tiny FLF, with random weights."""
     from cape.checkpoints import save_checkpoint, untrained
 
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-flf"
     save_checkpoint(untrained(tiny_configuration(), seed=7), folder, tokenizer_file)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_export(
-    request: pytest.FixtureRequest, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tokenizer_file: Path,
+    tiny_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Path]:
     """Exports a tiny system by the real exporter; kept between runs while no source changes.
 
-    The result is a copy of its own: a test may break what it is given.
+    The FLF is that of `tiny_checkpoint`. The result is a copy of its own: a test may break what it is given.
     """
-    from cape.checkpoints import Checkpoint, untrained
+    from cape.checkpoints import Checkpoint, load_checkpoint, untrained
     from export.repository import export_repository
 
     digest = _sources_digest()
@@ -139,9 +142,12 @@ def tiny_export(
         # Several processes test beside each other: one exports, the others wait for it.
         with FileLock(kept / f"{digest}-{system}.lock"):
             if not (exported / "cape.json").exists():
-                model = untrained(tiny_configuration(system=system, **changes), seed=7)
-                tokenizer = tokenizer_file if model.configuration.text is not None else None
-                checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
+                if system == "flf" and not changes:
+                    checkpoint = load_checkpoint(tiny_checkpoint)
+                else:
+                    model = untrained(tiny_configuration(system=system, **changes), seed=7)
+                    tokenizer = tokenizer_file if model.configuration.text is not None else None
+                    checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
                 export_repository(checkpoint, exported, force=True)
         return Path(shutil.copytree(exported, tmp_path_factory.mktemp("repository") / system))
 

@@ -15,9 +15,7 @@ from benchmarks.compare_report import HEADER, document, tables
 from benchmarks.contestants import AbsentError, Contestant
 from benchmarks.contestants.litserve import litserve
 from benchmarks.workloads import workload
-from cape.checkpoints import load_checkpoint
 from cli.main import main
-from export.repository import export_repository
 
 
 def result(name: str, support, seconds: list[float], rates: list[float]) -> Result:
@@ -102,10 +100,10 @@ def test_a_litserve_that_does_not_start_is_absent_and_says_why(tmp_path: Path) -
         pass
 
 
-def test_the_command_compares_on_the_same_weights_and_refuses_others(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "flf"
-    export_repository(load_checkpoint(tiny_checkpoint), repository)
-    command = ["bench", "compare", "--repository", str(repository), "--quick", "--seconds", "0.2", "--engine"]
+def test_the_command_compares_on_the_same_weights_and_refuses_others(
+    tiny_checkpoint: Path, tiny_repository: Path, tmp_path: Path
+) -> None:
+    command = ["bench", "compare", "--repository", str(tiny_repository), "--quick", "--seconds", "0.2", "--engine"]
     command += ["onnxruntime", "--without", "compile", "--without", "triton", "--output", str(tmp_path)]
     outcome = CliRunner().invoke(main, [*command, "--checkpoint", str(tiny_checkpoint)])
     assert outcome.exit_code == 0, outcome.output
