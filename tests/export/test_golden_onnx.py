@@ -9,9 +9,8 @@ import pytest
 
 from benchmarks import golden
 
-SAME_BACKBONE = {"capex_t", "graphcape_s_1shot"}
-"""Their Swin V2 is that of graphcape_t_mlp, or differs from it in depth alone: to trace another takes as long as all else
-and shows nothing new. They begin with the published features; `tests/cape/test_published.py` has their own backbones."""
+SAME_BACKBONE = {"capex_t"}
+"""Its Swin V2-T is the one of graphcape_t_mlp: to trace it again takes as long as all else and shows nothing new."""
 
 
 @pytest.mark.parametrize("case", golden.CASES)
