@@ -1,4 +1,4 @@
-"""Options of commands that need annotated pictures: a COCO file, or the procedural ones."""
+"""Options of commands that score on annotated pictures: which they are, and the pairs that are drawn of them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def annotated_data(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(data=source, **arguments)
 
     return with_data
+
+
+def drawn_pairs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --episodes, --queries and --seed."""
+    for option in (
+        click.option("--seed", default=1, show_default=True, help="Of what is drawn."),
+        click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Of an episode."),
+        click.option("--episodes", type=click.IntRange(min=1), default=2, show_default=True, help="Of a category."),
+    ):
+        command = option(command)
+    return command

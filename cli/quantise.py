@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.annotated_data import annotated_data
+from cli.annotated_data import annotated_data, drawn_pairs
 from cli.bench.options import progress_line
 from cli.consoles import console, step_progress
 
@@ -26,9 +26,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--calibrate-on", type=click.IntRange(min=1), default=64, show_default=True, help="Objects to calibrate on."
 )
-@click.option("--episodes", type=click.IntRange(min=1), default=2, show_default=True, help="Checked, of a category.")
-@click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Queries of an episode.")
-@click.option("--seed", default=1, show_default=True, help="Of the choice of objects.")
+@drawn_pairs
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),

@@ -29,7 +29,7 @@ from cape.manifest import (
     read_manifest,
 )
 from export.graph import ExportError, graph_digest
-from export.repository import check_output, put_in_place
+from export.repository import check_output, written_whole
 from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
 
@@ -87,9 +87,7 @@ def quantise_repository(
     if output.resolve() == source.resolve():
         raise ExportError(f"{output} is the repository itself; choose another folder")
     check_output(output, force)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
+    with written_whole(output) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True, copy_function=_link)
         components = dict(manifest.components)
         for done, name in enumerate(backbones):
@@ -108,11 +106,6 @@ def quantise_repository(
         write_configurations(partial, quantised, TritonOptions())
         progress("checking the accuracy", len(backbones), len(backbones) + 1)
         check(partial)
-        partial.chmod(0o755)
-        put_in_place(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return quantised
 
 

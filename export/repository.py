@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,19 +121,29 @@ def put_repository(
         check_addition(output, system)
     else:
         check_output(output, force)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
+    with written_whole(output) as partial:
         exported = write(partial)
         if add:
             exported = exported._replace(manifest=add_system(output, partial))
         write_configurations(partial, exported.manifest, triton)
+    return exported
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """A folder beside a repository's place, which takes that place in one step when the block is left without an error.
+
+    With an error nothing of it stays, and what was there does.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        yield partial
         partial.chmod(0o755)
-        put_in_place(partial, output)
+        _put_in_place(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return exported
 
 
 def check_output(output: Path, force: bool) -> None:
@@ -145,7 +156,7 @@ def check_output(output: Path, force: bool) -> None:
         raise ExportError(f"{output} is there already; --force replaces it")
 
 
-def put_in_place(partial: Path, output: Path) -> None:
+def _put_in_place(partial: Path, output: Path) -> None:
     """Moves a finished repository to its place in one step, in place of what is there."""
     if output.is_dir() and any(output.iterdir()):
         old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))

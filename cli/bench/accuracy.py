@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.annotated_data import annotated_data
+from cli.annotated_data import annotated_data, drawn_pairs
 from cli.bench.options import progress_line, recorded, serves, several_repositories, show
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 @serves
 @annotated_data
 @click.option("--shots", type=click.IntRange(1, 16), default=1, show_default=True, help="Support images of an episode.")
-@click.option("--episodes", type=click.IntRange(min=1), default=2, show_default=True, help="Episodes of a category.")
-@click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Queries of an episode.")
-@click.option("--seed", default=1, show_default=True, help="Of the pairs.")
+@drawn_pairs
 @click.option(
     "--megapixels",
     type=click.FloatRange(min=0.1),
