@@ -196,9 +196,22 @@ def _region(stub: Any, size: int) -> Iterator[tuple[str, mmap.mmap]]:
             try:
                 yield name, memory
             finally:
-                stub.SystemSharedMemoryUnregister(service_pb2.SystemSharedMemoryUnregisterRequest(name=name))
+                _unregister(stub, name)
         finally:
             path.unlink()
+
+
+def _unregister(stub: Any, name: str, seconds: float = 5.0) -> None:
+    """Triton answers a request a moment before it lets go of the request's memory, and refuses until then."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            stub.SystemSharedMemoryUnregister(service_pb2.SystemSharedMemoryUnregisterRequest(name=name))
+            return
+        except grpc.RpcError as error:
+            if "currently in use" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _request(name: str, inputs: Arrays, outputs: Sequence[str]) -> Any:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @one_repository
-@click.option("--runs", type=click.IntRange(min=3), help="Measured requests of each kind.  [default: 100; --quick 20]")
+@click.option(
+    "--runs", type=click.IntRange(min=3), help="Measured requests of each kind.  [default: 100; with --quick 20]"
+)
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 4, 16), show_default=True)
 @click.option("--keypoints", type=click.IntRange(1, 100), default=17, show_default=True, help="Keypoints of a support.")
 @quick
