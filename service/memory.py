@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
     """Makes malloc keep what is freed rather than hand it back to the kernel at once.
 
     By default a block of a few hundred kilobytes is handed back, or the end of the heap cut off, with nearly every
-    request, and the next one's pages are faulted in and zeroed again: that is half of the time of decoding a photograph
-    of 0.2 megapixels.
+    request, and the next one's pages are faulted in and zeroed again: a good part of the time of decoding a small
+    photograph.
 
     Returns:
         Whether it has been done: not where the C library is another one or the environment says what to do.
