@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.cost import Sizes, measure_cost, published_configuration
+from benchmarks.engine import Workload as EngineWorkload
 from benchmarks.table5_latency import Latency, SystemLatency
 from benchmarks.table5_latency_report import HEADER, document, tables
+from cape.manifest import read_manifest
 from cli.main import main
+from service.engine import Tensors
+from service.onnx_engine import OnnxRuntimeEngine
 from service.performance import Percentiles
 
 
@@ -51,5 +57,22 @@ def test_the_command_measures_engine_and_server_in_turns(tiny_repository: Path, 
             assert found[kind][way]["count"] == 11
             assert found[kind][way]["p50"] > 0
         assert found[kind]["server"]["p50"] < found[kind]["round_trip"]["p50"]
-    assert found["warm"]["engine"]["p50"] < found["cold"]["engine"]["p50"]
     assert (tmp_path / "latency.md").read_text().count("| flf, flf |") == 2
+
+
+def test_a_warm_query_runs_what_a_cold_one_runs_but_for_its_support(tiny_repository: Path) -> None:
+    manifest = read_manifest(tiny_repository)
+    engine = OnnxRuntimeEngine(tiny_repository, manifest, threads=1)
+    run, began = engine.run, []
+
+    def watched(component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, Any]:
+        began.append(component)
+        return run(component, inputs, outputs)
+
+    engine.run = watched  # type: ignore[method-assign]
+    alone = EngineWorkload(engine, manifest, "flf", 5)
+    alone.warm(1)
+    assert began == ["image_backbone", "pose_decoder"]
+    began.clear()
+    alone.cold()
+    assert began == ["text_encoder", "image_backbone", "support_fusion", "image_backbone", "pose_decoder"]
