@@ -5,6 +5,9 @@ header, before anything is decoded: a few kilobytes can claim to be 60,000 × 60
 
 Large JPEGs need not be decoded in full: their blocks of 8 × 8 pixels can be turned into 4 × 4, 2 × 2 or one pixel for
 a fraction of the time, where a crop of them will be scaled down further anyway.
+
+Pillow says what an image is, and decodes all but the common JPEG. That goes straight to libjpeg-turbo, the library that
+Pillow's own decoder stands on: the same pixels without Pillow's two copies of them, in half the time.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -114,12 +118,14 @@ class OpenedImage:
         height, width: of the upright image, in pixels.
         source: a JPEG of which the header has been read, or pixels.
         orientation: of the JPEG, 1–8.
+        encoded: the JPEG.
     """
 
     height: int
     width: int
     source: JpegImageFile | npt.NDArray[np.uint8]
     orientation: int = 1
+    encoded: bytes = b""
 
     def decode(self, crops: Sequence[Crop] = ()) -> Photograph:
         """Decodes the pixels, as few as the crops need; once. Takes CPU time: call it in a thread.
@@ -138,6 +144,8 @@ class OpenedImage:
         room = min(self.height, self.width, *(crop.side / crop.size for crop in crops)) if crops else 1
         reduction = next((factor for factor in REDUCTIONS if factor <= room), 1)
         with _decoding():
+            if (stored := _decode_jpeg(self.encoded, self.source, reduction)) is not None:
+                return self._placed(_upright(stored, self.orientation), reduction)
             if reduction > 1:
                 # Pillow reduces as far as it can without falling below this size.
                 self.source.draft(None, (self.source.width // reduction, self.source.height // reduction))
@@ -173,7 +181,7 @@ def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:
         orientation = _orientation(image)
         if orientation in SIDEWAYS:
             height, width = width, height
-        return OpenedImage(height, width, image, orientation)
+        return OpenedImage(height, width, image, orientation, message.encoded)
 
 
 def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.uint8]:
@@ -226,6 +234,29 @@ def _check_size(field: str, height: int, width: int, limits: ImageLimits) -> Non
         raise InvalidFieldError(field, f"{width:,} × {height:,} pixels; at most {limits.max_pixels:,} pixels in all")
     if height < 1 or width < 1:
         raise InvalidFieldError(field, "an image without pixels")
+
+
+def _decode_jpeg(encoded: bytes, header: JpegImageFile, reduction: int) -> npt.NDArray[np.uint8] | None:
+    """Decodes a JPEG of three colours, as stored; None for any other, and for damaged ones: Pillow judges those."""
+    if header.mode != "RGB":
+        return None
+    height, width = -(-header.height // reduction), -(-header.width // reduction)
+    try:
+        # Whose header says something else is not what the limits were checked on.
+        if simplejpeg.decode_jpeg_header(encoded)[:2] != (header.height, header.width):
+            return None
+        # The smallest that it can make which has this size at least; more than damage it takes for an error.
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "RGB", min_height=height, min_width=width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape[:2] == (height, width) else None
+
+
+def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Turns stored pixels upright."""
+    if orientation not in UPRIGHT:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
 
 
 def _to_rgb(image: ImageFile.ImageFile, orientation: int) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -246,6 +248,41 @@ def test_only_a_jpeg_all_of_whose_crops_are_large_is_reduced() -> None:
         assert open_image(image_pb2.Image(encoded=data), LARGE).decode(crops).reduction == reduction
     png = image_pb2.Image(encoded=encoded(photograph(1200, 900)))
     assert open_image(png, LARGE).decode([large]).reduction == 1
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (517, 803), (1024, 768)])
+def test_a_jpegs_pixels_are_those_that_pillow_decodes(
+    height: int, width: int, progressive: bool, subsampling: str
+) -> None:
+    options = {"quality": 85, "progressive": progressive, "subsampling": subsampling}
+    data = encoded(photograph(width, height), "JPEG", **options)
+    for reduction in (1, 2, 4, 8):
+        if min(height, width) < reduction:
+            continue
+        theirs = Image.open(io.BytesIO(data))
+        theirs.draft(None, (width // reduction, height // reduction))
+        ours = open_image(image_pb2.Image(encoded=data), LARGE).decode([Crop(0, 0, 8.0 * reduction, 8)])
+        assert ours.reduction == reduction
+        np.testing.assert_array_equal(ours.pixels, np.asarray(theirs))
+
+
+def test_a_jpeg_with_stray_bytes_between_its_segments_is_read_as_pillow_reads_it() -> None:
+    data = encoded(photograph(), "JPEG")
+    at = data.index(b"\xff\xdb")  # a quantisation table; decoders skip to it, and warn
+    np.testing.assert_array_equal(read(data[:at] + b"\0\0\0" + data[at:]), read(data))
+
+
+def test_a_jpeg_that_says_two_sizes_is_not_decoded_beyond_its_limits() -> None:
+    # The second frame header claims 60,000 × 60,000 pixels, where the first, which limits are checked on, is small.
+    data = encoded(photograph(), "JPEG")
+    at = data.index(b"\xff\xc0")
+    length = int.from_bytes(data[at + 2 : at + 4])
+    header = data[at : at + 2 + length]
+    claim = header[:5] + (60_000).to_bytes(2) * 2 + header[9:]
+    refusal(data[: at + len(header)] + claim + data[at + len(header) :])
+    refusal(data[:at] + claim + data[at:])
 
 
 def test_a_truncated_jpeg_is_refused_when_it_is_decoded() -> None:
