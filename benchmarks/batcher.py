@@ -42,6 +42,7 @@ class SleepingEngine:
 
     description = "sleeping"
     concurrency = 1
+    useful_batch = None
 
     def __init__(self, per_batch: float, per_row: float) -> None:
         """Takes seconds per batch and per row."""

@@ -128,7 +128,7 @@ def open_engine(repository: Path, manifest: Manifest, settings: Mapping[str, Any
         EngineError: as `load_engine`.
     """
     return load_engine(
-        settings.get("engine", "onnxruntime"),
+        settings.get("engine", "auto"),
         repository,
         manifest,
         threads=settings.get("threads"),

@@ -113,7 +113,7 @@ async def _run(servers: Sequence[Served], kind: str, work: Workload, side: int, 
         before = sum(cpu_seconds(served.pid) for served in servers)
         made = await closed_loop(ask, CALLERS, seconds)
         used = sum(cpu_seconds(served.pid) for served in servers) - before
-    found = outcome(made, seconds=seconds)
+    found = outcome(made)
     answered = max(found.answered.count, 1)
     return FrontEnd(len(servers), kind, len(requests[0][1]), found.throughput, used / answered, found.answered)
 

@@ -27,6 +27,7 @@ class NullEngine:
 
     description = "null"
     concurrency = 1
+    useful_batch = None
 
     def __init__(self, manifest: Manifest) -> None:
         """Takes the manifest of what it pretends to run."""

@@ -142,7 +142,7 @@ def throughput(servers: Sequence[Served], work: Workload, seconds: float) -> flo
             requests.append((served.target, warm_request(work, name)))
         async with in_turn(requests) as ask:
             await closed_loop(ask, CALLERS, seconds / 3)
-            found = outcome(await closed_loop(ask, CALLERS, seconds), seconds=seconds)
+            found = outcome(await closed_loop(ask, CALLERS, seconds))
         return found.throughput
 
     return asyncio.run(measure())

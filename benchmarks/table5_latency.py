@@ -1,8 +1,8 @@
 """Table 5 again: latency of every system, cold and warm, the engine by itself and over gRPC: `capeserve bench latency`.
 
 As the paper measures: one request at a time, 100 runs after a warm-up. Cold is a query whose support nobody has seen,
-what the paper counts; warm is one whose support is cached. Engine and server take turns, a block of runs each, so that
-a machine that slows down slows both, and the difference is the service's own cost.
+what the paper counts; warm is one whose support is cached. Engine and server take turns, run by run, so that a machine
+that slows down slows both; the median difference of neighbours is the service's own cost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks.calls import Caller, cold_request, register, warm_request
 from benchmarks.cost import Sizes, SystemCost, measure_cost, published_configuration
@@ -24,8 +25,8 @@ from benchmarks.workloads import Workload, used_modalities, workload
 from cape.manifest import Manifest, read_manifest
 from service.performance import PAPER, PaperFigures, Percentiles
 
-BLOCK = 10
-"""Runs of one kind before the next kind has its turn."""
+WARM_UP = 10
+"""Runs of each kind before those that count."""
 
 Progress = Callable[[str], None]
 
@@ -38,16 +39,23 @@ class Latency:
         engine: the engine's runs that such a request costs.
         round_trip: what its caller waits, over gRPC.
         server: what the server says it took, without the network.
+        service_cost: what a caller waits beyond the engine, the median over pairs of a call and the run before it.
     """
 
     engine: Percentiles
     round_trip: Percentiles
     server: Percentiles
+    service_cost: float
 
-    @property
-    def service_cost(self) -> float:
-        """What a caller waits beyond the engine, medians, in seconds."""
-        return self.round_trip.p50 - self.engine.p50
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, tuple[float, float]]]) -> Latency:
+        """Sums up runs of the engine, each with the call after it as its caller and as the server saw it."""
+        return cls(
+            Percentiles.of(alone for alone, _ in pairs),
+            Percentiles.of(trip for _, (trip, _) in pairs),
+            Percentiles.of(server for _, (_, server) in pairs),
+            median(trip - alone for alone, (trip, _) in pairs),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +166,13 @@ def _ways(caller: Caller, target: str, work: Workload, system: str) -> dict[str,
 
 
 def _in_turns(alone: EngineWorkload, ways: Mapping[str, Ask], runs: int) -> tuple[Latency, Latency]:
-    """Blocks of each kind, in turns, after a block that warms up."""
+    """A run and a call of each kind, in turns, after some that warm up."""
     engine: dict[str, Callable[[], None]] = {"cold": alone.cold, "warm": lambda: alone.warm(1)}
-    by_itself: dict[str, list[float]] = {kind: [] for kind in ways}
-    served: dict[str, list[tuple[float, float]]] = {kind: [] for kind in ways}
-    for block in range(-1, -(-runs // BLOCK)):
-        size = min(BLOCK, runs - block * BLOCK) if block >= 0 else min(BLOCK, runs)
+    pairs: dict[str, list[tuple[float, tuple[float, float]]]] = {kind: [] for kind in ways}
+    for number in range(-min(WARM_UP, runs), runs):
         for kind, ask in ways.items():
-            seconds = seconds_of(engine[kind], size, 0)
-            calls = [ask() for _ in range(size)]
-            if block >= 0:
-                by_itself[kind] += seconds
-                served[kind] += calls
-    cold, warm = (
-        Latency(
-            Percentiles.of(by_itself[kind]),
-            Percentiles.of(trip for trip, _ in served[kind]),
-            Percentiles.of(server for _, server in served[kind]),
-        )
-        for kind in ("cold", "warm")
-    )
-    return cold, warm
+            (seconds,) = seconds_of(engine[kind], 1, 0)
+            call = ask()
+            if number >= 0:
+                pairs[kind].append((seconds, call))
+    return Latency.of(pairs["cold"]), Latency.of(pairs["warm"])

@@ -31,8 +31,8 @@ def tables(rows: Sequence[SystemLatency]) -> tuple[ReportTable, ...]:
             "p50, p95, p99, FPS: over gRPC, as the caller sees them, one request at a time. Paper: Table 5, an RTX "
             "3060, every query with its support, without a network. × paper: its time ÷ ours, above 1 is faster.",
             "Cold: the support is new, its image and texts are encoded. Warm: the support was encoded before.",
-            "Engine alone: p50 of the same runs without a service around them; service: what the caller waits beyond "
-            "that. Cold requests carry the support's photograph too.",
+            "Engine alone: p50 of the same runs without a service around them. Service: what a caller waits beyond "
+            "that, the median over pairs of neighbouring run and call. Cold requests carry the support's photograph.",
             "MACs: multiply-adds of such a request, where the system has the published size; a number that the paper "
             "calls FLOPs counts only what its counter sees (`capeserve bench cost`).",
         ),
@@ -84,7 +84,6 @@ def document(rows: Sequence[SystemLatency]) -> dict[str, Any]:
             entry["cost"] = {"uncached": row.cost.uncached, "per_query": row.cost.per_query}
         entry["paper_seconds"] = row.paper.seconds if row.paper else None
         for kind, latency in (("cold", row.cold), ("warm", row.warm)):
-            entry[kind]["service_cost"] = latency.service_cost
             entry[kind]["paper_ratio"] = row.paper.seconds / latency.round_trip.p50 if row.paper else None
         found.append(entry)
     return {"systems": found}

@@ -17,6 +17,7 @@ from service.engines import load_engine
 from service.errors import EngineError, StartError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
+from service.memory import return_freed_memory
 from service.metrics import Metrics
 from service.observed_registry import ObservedRegistry
 from service.performance import PerformanceMonitor
@@ -154,12 +155,14 @@ async def _open_runner(
             providers=settings.providers,
             precision=settings.precision,
         )
+        await asyncio.to_thread(return_freed_memory)
     stack.callback(engine.close)
     metrics = Metrics(manifest, version=__version__, engine=engine.description)
     batcher = Batcher(
         engine,
         manifest,
         max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
         hang_seconds=settings.hang_seconds,
         observer=metrics,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
@@ -91,6 +92,7 @@ class Batcher:
         manifest: Manifest,
         *,
         max_queue: int = 1024,
+        max_batch: int | None = None,
         hang_seconds: float | None = None,
         observer: BatchObserver | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class Batcher:
             engine: runs the batches; closed by whoever made it, after `close`.
             manifest: its components and their largest batches.
             max_queue: rows that may wait, over all components.
+            max_batch: most crops in a run of an image backbone; None: as many as pay on the engine.
             hang_seconds: time after which a run counts as hanging; None waits for ever.
             observer: is told what happens.
         """
@@ -112,8 +115,13 @@ class Batcher:
             for role, component in system.components.items():
                 last_role[component] = max(last_role[component], CHAIN.index(role))
         order = sorted(last_role, key=lambda name: -last_role[name])
+        most = max_batch or engine.useful_batch
+        limits = {name: most for name in order if most and CHAIN[last_role[name]] == "image_backbone"}
         self._queues = {
-            name: RowQueue(manifest.components[name].max_batch_size, uneven=CHAIN[last_role[name]] in UNEVEN)
+            name: RowQueue(
+                min(limits.get(name, sys.maxsize), manifest.components[name].max_batch_size),
+                uneven=CHAIN[last_role[name]] in UNEVEN,
+            )
             for name in order
         }
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}

@@ -18,6 +18,10 @@ from service.queues import RowResult
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by input or output name; the first axis of each is the batch."""
 
+CPU_BATCH = 4
+"""Crops in a run of the image backbone on CPUs. Larger ones are no faster a crop there, the products being large enough
+as they are, but each crop takes some 80 MiB while it runs (Swin V2-S), whose pages are slow to get the first time."""
+
 
 class Engine(Protocol):
     """Runs components of a model repository on batches."""
@@ -29,6 +33,10 @@ class Engine(Protocol):
     @property
     def concurrency(self) -> int:
         """How many batches may usefully run at the same time."""
+
+    @property
+    def useful_batch(self) -> int | None:
+        """Crops in a run of the image backbone beyond which none gets faster; None: as many as the models take."""
 
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Runs a component on one batch; blocks, and may be called from any thread.

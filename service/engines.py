@@ -6,12 +6,18 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
+import onnxruntime
+
 from cape.manifest import Manifest
+from service import rtx_plugin
 from service.engine import Engine
 from service.errors import EngineError
-from service.onnx_engine import OnnxRuntimeEngine
+from service.onnx_engine import HOST_PROVIDERS, PROVIDERS, OnnxRuntimeEngine
 
 EngineName = Literal["onnxruntime", "openvino"]
+
+ACCELERATORS = frozenset(PROVIDERS) - frozenset(HOST_PROVIDERS)
+"""Execution providers of ONNX Runtime that run models elsewhere than on the CPU."""
 
 
 def installed_engines() -> tuple[EngineName, ...]:
@@ -19,8 +25,18 @@ def installed_engines() -> tuple[EngineName, ...]:
     return ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",)
 
 
+def best_engine(providers: tuple[str, ...] = ()) -> EngineName:
+    """What suits this machine: OpenVINO on CPUs where it is installed, else ONNX Runtime, which knows accelerators.
+
+    Args:
+        providers: ONNX Runtime's execution providers that are asked for; any settles it.
+    """
+    accelerated = rtx_plugin.is_installed() or ACCELERATORS.intersection(onnxruntime.get_available_providers())
+    return "onnxruntime" if providers or accelerated or "openvino" not in installed_engines() else "openvino"
+
+
 def load_engine(
-    name: EngineName,
+    name: EngineName | Literal["auto"],
     repository: Path,
     manifest: Manifest,
     *,
@@ -31,7 +47,7 @@ def load_engine(
     """Loads every component of a repository.
 
     Args:
-        name: which engine.
+        name: which engine; 'auto' takes `best_engine`.
         repository: folder of an exported repository.
         manifest: its manifest.
         threads: CPU threads of a run; None: one per CPU that this process may use.
@@ -41,6 +57,8 @@ def load_engine(
     Raises:
         EngineError: the library is not installed, or as the engine's own.
     """
+    if name == "auto":
+        name = best_engine(providers)
     if name == "onnxruntime":
         if precision != "float32":
             raise EngineError("engine", f"{precision} needs engine openvino; what ONNX Runtime runs is in the graphs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`."""
@@ -17,6 +18,15 @@ requests bring. Larger ones go back to the system when they are freed, so that m
 
 KEPT = 32 * 2**20
 """Free bytes at the end of a heap above which they go back. There is a heap for each thread that allocates."""
+
+
+def return_freed_memory() -> None:
+    """Hands all memory that is free now back to the kernel: once a large thing is over, such as loading models, whose
+    files are read into blocks that the threads' heaps would keep. Takes milliseconds; does nothing where the C library
+    is not glibc.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> bool:

@@ -15,7 +15,7 @@ from cape.manifest import MODEL_FILE, Manifest
 from service import rtx_plugin
 from service.cpus import available_cpus
 from service.cuda_libraries import load_libraries
-from service.engine import Tensors
+from service.engine import CPU_BATCH, Tensors
 from service.errors import EngineError
 from service.tensors import check_finite, check_tensors, wanted_tensors
 
@@ -68,6 +68,8 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # A memory pattern is a block of its own for every batch size that is met; they add up, and gain no time.
+        options.enable_mem_pattern = False
         # Threads that spin after a run take the CPUs from the next component's.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if cards and wanted[0] == rtx_plugin.PROVIDER:
@@ -101,6 +103,11 @@ class OnnxRuntimeEngine:
     def concurrency(self) -> int:
         """One batch at a time on CPUs; two on an accelerator, so that one is prepared while the other computes."""
         return 1 if self._provider in HOST_PROVIDERS else 2
+
+    @property
+    def useful_batch(self) -> int | None:
+        """See `service.engine.CPU_BATCH`; none on an accelerator."""
+        return CPU_BATCH if self._provider in HOST_PROVIDERS else None
 
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Runs a component on one batch; see `service.engine.Engine.run`.

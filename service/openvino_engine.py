@@ -6,7 +6,7 @@ the library behind both runs, and pays, on any x86-64 or ARM processor.
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,11 @@ import openvino
 
 from cape.manifest import MODEL_FILE, Manifest
 from service.cpus import available_cpus
-from service.engine import Tensors
+from service.engine import CPU_BATCH, Tensors
 from service.errors import EngineError
 from service.tensors import check_finite, check_tensors, wanted_tensors
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -40,6 +42,8 @@ class OpenVinoEngine:
 
     concurrency = 1
     """A run uses every CPU: a second one at the same time gains nothing."""
+
+    useful_batch = CPU_BATCH
 
     def __init__(
         self, repository: Path, manifest: Manifest, threads: int | None = None, precision: Precision = "float32"
@@ -64,9 +68,11 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": threads or available_cpus(),
             "PERFORMANCE_HINT": "LATENCY",
-            # Threads stay where the container's affinity allows them to be; pinning goes by the machine's cores.
-            "ENABLE_CPU_PINNING": len(os.sched_getaffinity(0)) == os.cpu_count(),
+            # Pinned threads were no faster here, and two servers on a machine would pin theirs to the same cores.
+            "ENABLE_CPU_PINNING": False,
         }
+        if precision == "float32" and multiplies_bfloat16(core):
+            logger.info("this CPU multiplies bfloat16: --precision bfloat16 is faster; try `capeserve bench accuracy`")
         self._models: dict[str, openvino.CompiledModel] = {}
         for component in manifest.components:
             try:

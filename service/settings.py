@@ -54,9 +54,10 @@ class Settings(BaseSettings):
 
     repository: Path = Field(description="Folder that `capeserve export` wrote.")
     default_system: str = Field("", description="System that answers requests without a model; empty: the first.")
-    engine: Literal["onnxruntime", "openvino", "triton"] = Field(
-        "onnxruntime",
-        description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server.",
+    engine: Literal["auto", "onnxruntime", "openvino", "triton"] = Field(
+        "auto",
+        description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server; auto: "
+        "OpenVINO where it is installed and there is no accelerator, else ONNX Runtime.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of engine openvino's matrix products; bfloat16 where the CPU has it."
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
         description="ONNX Runtime execution providers, in order (flag: repeat it; environment: JSON); empty: the best.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: one per CPU.")
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Most crops in one run of the image backbone; unset: what pays, 4 on CPUs, on others all that the "
+        "model takes. Triton has its own.",
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")

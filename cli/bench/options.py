@@ -41,7 +41,7 @@ def several_repositories(command: Command) -> Command:
 def serves(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the server's settings that change its speed; the command gets `settings`, by name, those that were given."""
 
-    @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="[default: onnxruntime]")
+    @click.option("--engine", type=click.Choice(["auto", "onnxruntime", "openvino"]), help="[default: auto]")
     @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of engine openvino.")
     @click.option("--provider", help="ONNX Runtime execution provider.  [default: the best that is installed]")
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: one per CPU]")

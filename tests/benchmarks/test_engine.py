@@ -29,6 +29,7 @@ class CountingEngine:
 
     description = "counting"
     concurrency = 1
+    useful_batch = None
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -19,11 +19,10 @@ from cape.manifest import read_manifest
 from cli.main import main
 from service.engine import Tensors
 from service.onnx_engine import OnnxRuntimeEngine
-from service.performance import Percentiles
 
 
 def latency(engine: float, trip: float) -> Latency:
-    return Latency(*(Percentiles(100, value, value, value) for value in (engine, trip, trip)))
+    return Latency.of([(engine, (trip, trip))])
 
 
 ROW = SystemLatency(
@@ -43,6 +42,12 @@ def test_the_paper_is_a_row_of_the_published_size_only() -> None:
     found = document([ROW])["systems"][0]
     assert found["warm"]["service_cost"] == pytest.approx(0.0009)
     assert found["paper_seconds"] is None
+
+
+def test_the_services_cost_is_the_median_of_neighbours_so_that_a_machine_that_slows_down_slows_both() -> None:
+    measured = Latency.of([(0.1, (0.11, 0.105)), (0.5, (0.52, 0.51)), (0.2, (0.21, 0.2))])
+    assert measured.service_cost == pytest.approx(0.01)
+    assert (measured.engine.p50, measured.round_trip.p50, measured.server.p50) == (0.2, 0.21, 0.2)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

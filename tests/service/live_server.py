@@ -25,8 +25,8 @@ from service.settings import Settings, load_settings
 
 def settings_for(repository: Path, **changes: object) -> Settings:
     """Settings of a server that meets no other one."""
-    flags = {"repository": repository, "port": 0, "metrics_port": 0, "registry": "sqlite://", "threads": 1}
-    return load_settings(flags=flags | changes)
+    flags = {"repository": repository, "engine": "onnxruntime", "port": 0, "metrics_port": 0}
+    return load_settings(flags=flags | {"registry": "sqlite://", "threads": 1} | changes)
 
 
 def details(error: grpc.RpcError) -> dict[str, Any]:

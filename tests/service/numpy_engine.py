@@ -123,6 +123,7 @@ class NumpyEngine:
 
     description = "numpy"
     concurrency = 1
+    useful_batch = None
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, dict[str, np.ndarray]]] = []

@@ -95,6 +95,26 @@ async def test_a_batch_is_no_larger_than_the_component_allows_and_the_oldest_row
     assert bench.engine.runs[1][1]["image"][:, 0, 0, 0].tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("useful", "most", "expected"), [(2, None, [1, 2, 2]), (2, 3, [1, 3, 1]), (None, 9, [1, 4])])
+async def test_a_backbone_batch_is_as_large_as_pays_or_as_was_said_but_no_larger_than_the_model_allows(
+    monkeypatch: pytest.MonkeyPatch, useful: int | None, most: int | None, expected: list[int]
+) -> None:
+    monkeypatch.setattr(NumpyEngine, "useful_batch", useful)
+    bench = Bench(max_batch=most)
+    async with bench.busy():
+        rows = [bench.backbone(value) for value in range(4)]
+        await until(lambda: bench.batcher.queued == 4)
+    await asyncio.gather(*rows)
+    assert bench.engine.batches() == expected
+
+
+async def test_only_backbone_batches_are_bounded_by_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NumpyEngine, "useful_batch", 1)
+    bench = Bench()
+    await asyncio.gather(bench.decoder(), bench.decoder(), bench.decoder())
+    assert bench.engine.batches() == [3]
+
+
 async def test_rows_of_different_shapes_or_wanted_outputs_do_not_share_a_batch() -> None:
     bench = Bench()
     async with bench.busy():

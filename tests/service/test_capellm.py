@@ -49,6 +49,7 @@ class WatchedEngine:
     def __init__(self, repository: Path) -> None:
         self._engine = OnnxRuntimeEngine(repository, read_manifest(repository), threads=1)
         self.description, self.concurrency, self.close = "watched", 1, self._engine.close
+        self.useful_batch = None
         self.runs: list[tuple[str, int, bool]] = []
         self._begun = threading.Condition()
         self._gate: threading.Semaphore | None = None

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from cape.manifest import MODEL_FILE, Manifest
 from service import rtx_plugin
 from service.cpus import available_cpus
+from service.engine import CPU_BATCH
 from service.errors import EngineError
 from service.onnx_engine import OnnxRuntimeEngine
 
@@ -107,7 +108,7 @@ def test_only_wanted_outputs_are_returned(engine: OnnxRuntimeEngine) -> None:
 
 def test_the_engine_says_what_runs_the_model(engine: OnnxRuntimeEngine) -> None:
     assert engine.description == "onnxruntime:CPUExecutionProvider"
-    assert engine.concurrency == 1
+    assert (engine.concurrency, engine.useful_batch) == (1, CPU_BATCH)
 
 
 @pytest.mark.parametrize(

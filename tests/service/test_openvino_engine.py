@@ -10,7 +10,7 @@ import pytest
 
 from cape.manifest import read_manifest
 from export.components import EXAMPLE_SIZES
-from service.engines import installed_engines, load_engine
+from service.engines import best_engine, installed_engines, load_engine
 from service.errors import EngineError
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import points, query
@@ -119,6 +119,35 @@ def test_an_engine_whose_library_is_missing_is_named_with_its_extra(
         load_engine("openvino", tiny_repository, manifest)
     with pytest.raises(EngineError, match="bfloat16 needs engine openvino"):
         load_engine("onnxruntime", tiny_repository, manifest, precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("installed", "ours", "asked", "expected"),
+    [
+        (["CPUExecutionProvider"], True, (), "openvino"),
+        (["CPUExecutionProvider"], False, (), "onnxruntime"),
+        (["CPUExecutionProvider"], True, ("CPUExecutionProvider",), "onnxruntime"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], True, (), "onnxruntime"),
+        (["AzureExecutionProvider", "CPUExecutionProvider"], True, (), "openvino"),
+    ],
+)
+def test_unless_told_otherwise_it_runs_where_it_is_installed_and_nothing_is_faster(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], ours: bool, asked: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: installed)
+    monkeypatch.setattr("service.engines.installed_engines", lambda: ("onnxruntime", *["openvino"] * ours))
+    assert best_engine(asked) == expected
+
+
+def test_a_tensorrt_plug_in_is_left_to_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.rtx_plugin.is_installed", lambda: True)
+    assert best_engine() == "onnxruntime"
+
+
+def test_auto_loads_the_best_engine(tiny_repository: Path) -> None:
+    engine = load_engine("auto", tiny_repository, read_manifest(tiny_repository), threads=1)
+    assert engine.description.startswith(best_engine())
+    engine.close()
 
 
 def test_a_server_with_it_answers_as_with_onnx_runtime(tiny_repository: Path) -> None:

@@ -26,6 +26,7 @@ class SleepingEngine:
 
     description = "sleeping"
     concurrency = 1
+    useful_batch = None
 
     def run(self, component: str, inputs: Any, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         rows = len(next(iter(inputs.values())))

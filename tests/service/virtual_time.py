@@ -47,6 +47,7 @@ class VirtualEngine:
 
     description = "virtual"
     concurrency = 1
+    useful_batch = None
 
     def __init__(self, batch: float, row: float, spread: float) -> None:
         self.batch, self.row, self.spread = batch, row, spread
