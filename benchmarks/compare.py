@@ -1,7 +1,8 @@
 """Ways to serve one model, side by side: `capeserve bench compare`.
 
 All are started first and then take turns: a few requests each for latency, then a while each for throughput, and again.
-A machine that slows down so slows everybody. What they answer is compared with PyTorch eager.
+A machine that slows down so slows everybody; who would use the processors out of turn is stopped. What they answer is
+compared with PyTorch eager.
 """
 
 from __future__ import annotations
@@ -94,17 +95,22 @@ def measure(
     """
     unseen = number or itertools.count(time.time_ns()).__next__
     results = [Result(one.name, one.support, one.precision, one.callers) for one in contestants]
-    answers = {index: [one.ask(query, 0) for query in range(queries)] for index, one in enumerate(contestants)}
+    answers = {}
+    for index, contestant in enumerate(contestants):
+        with contestant.turn():
+            answers[index] = [contestant.ask(query, 0) for query in range(queries)]
     compare_answers(results, answers, box_side)
     for _ in range(plan.rounds):
         for contestant, result in zip(contestants, results, strict=True):
-            for call in range(plan.calls):
-                started = time.perf_counter()
-                contestant.ask(call % queries, unseen())
-                result.seconds.append(time.perf_counter() - started)
+            with contestant.turn():
+                for call in range(plan.calls):
+                    started = time.perf_counter()
+                    contestant.ask(call % queries, unseen())
+                    result.seconds.append(time.perf_counter() - started)
             step(results)
         for contestant, result in zip(contestants, results, strict=True):
-            under_load(contestant, result, plan.seconds, queries, unseen)
+            with contestant.turn():
+                under_load(contestant, result, plan.seconds, queries, unseen)
             step(results)
     return results
 

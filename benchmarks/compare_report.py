@@ -63,6 +63,7 @@ def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[Report
             "PyTorch runs in the caller's own process, without a network; everybody else is called over it. × eager: "
             "the median latency of PyTorch eager ÷ this one. × LitServe: answers/s ÷ those of LitServe that computes "
             "the support with every request.",
+            "LitServe's processes poll when idle, and are stopped while others have their turn.",
             "Answers/s: as many callers as given, each asking again when answered; the median of the turns.",
             "Differences: of keypoints from PyTorch eager's, as shares of the query's box.",
         ),

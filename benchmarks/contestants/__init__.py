@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,7 @@ class Contestant:
             is made part of the support's texts, so that no cache knows them; without effect where the support is kept.
             Blocks; may be called by `callers` threads at a time.
         callers: 1 for a model in this process, which can do one thing at a time.
+        turn: entered while it is its turn; outside, it must not use the processors.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Contestant:
     precision: str
     ask: Callable[[int, int], Points]
     callers: int
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def queries(work: Workload, count: int) -> list[Workload]:

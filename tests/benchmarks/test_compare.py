@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +52,21 @@ def test_without_eager_and_litserve_there_are_no_ratios() -> None:
 
 def test_everybody_takes_turns_and_is_compared_with_eager() -> None:
     asked: list[tuple[str, int, int]] = []
+    running: list[str] = []
 
     def contestant(name: str, offset: float) -> Contestant:
+        @contextmanager
+        def turn() -> Iterator[None]:
+            running.append(name)
+            yield
+            running.remove(name)
+
         def ask(index: int, number: int) -> np.ndarray:
+            assert running == [name]
             asked.append((name, index, number))
             return np.full((3, 2), index, np.float32) + np.float32([offset, 0])
 
-        return Contestant(name, "computed", "float32", ask, 2)
+        return Contestant(name, "computed", "float32", ask, 2, turn)
 
     contestants = [contestant("PyTorch eager", 0), contestant("b", 5)]
     steps: list[int] = []
