@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.arrivals import Outcome
-from benchmarks.load import FULL_BATCH, Report, Run
+from benchmarks.arrivals import OK, Call, Outcome
+from benchmarks.load import FULL_BATCH, Report, Run, counted_seconds
 from benchmarks.load_report import summary, tables
 from benchmarks.serving import Batches
 from cli.main import main
@@ -37,6 +37,15 @@ def test_the_summary_compares_with_the_engine_and_with_the_capacity() -> None:
         "overload_goodput_of_capacity": pytest.approx(0.95),
         "overload_p99_of_full_batch_p99": pytest.approx(2.4),
     }
+
+
+def test_a_busy_servers_rate_counts_whole_batches_and_an_open_loops_the_whole_run() -> None:
+    calls = [Call(due, due, done, OK) for due, done in ((5.0, 6.0), (5.1, 14.0), (5.2, 17.0))]
+    calls.append(Call(6.0, 6.0, 14.5, "DEADLINE_EXCEEDED"))
+    assert counted_seconds("closed", calls, 10.0) is None
+    assert counted_seconds("open", calls, 10.0) == 10.0
+    assert counted_seconds("overload", calls, 10.0) == 9.0
+    assert counted_seconds("overload", calls, 0.5) == 0.5
 
 
 def test_what_is_not_measured_yet_has_no_figure() -> None:
