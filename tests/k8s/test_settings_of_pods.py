@@ -44,7 +44,7 @@ def test_the_server_takes_its_environment(built: dict[str, list[dict]], overlay:
     assert settings.host == "0.0.0.0"
     assert settings.log_format == "json"
     assert settings.max_connection_age_seconds > 0, "or new replicas get no calls from old clients"
-    assert settings.engine == ("triton" if overlay == "gpu" else "onnxruntime")
+    assert settings.engine == ("triton" if overlay == "gpu" else "auto")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
