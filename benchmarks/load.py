@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal
 
 import grpc
@@ -92,7 +92,7 @@ class Report:
 
     Attributes:
         system, engine: what answered, and what ran it.
-        raw: queries per second of the engine by itself, by batch size.
+        raw: queries per second of the engine by itself, by batch size, beside the run of `full`.
         runs: in the order in which they were made.
     """
 
@@ -103,15 +103,23 @@ class Report:
 
     @property
     def full(self) -> Run | None:
-        """The closed loop whose callers fill a batch: its throughput is the capacity."""
-        return next(
-            (run for run in self.runs if (run.kind, run.level, run.supports) == ("closed", FULL_BATCH, 1)), None
-        )
+        """The closed loop whose callers fill batches: its throughput is the capacity."""
+        return next((run for run in self.runs if _fills_batches(run)), None)
 
     @property
     def overload(self) -> Run | None:
-        """The last run."""
+        """The run with more than the capacity."""
         return next((run for run in self.runs if run.kind == "overload"), None)
+
+    @property
+    def beside_overload(self) -> tuple[Run, ...]:
+        """Closed loops like `full`, right before and right after the overload: a machine's speed drifts."""
+        place = next((index for index, run in enumerate(self.runs) if run.kind == "overload"), len(self.runs))
+        return tuple(run for run in self.runs[max(0, place - 1) : place + 2] if _fills_batches(run))
+
+
+def _fills_batches(run: Run) -> bool:
+    return (run.kind, run.level, run.supports) == ("closed", FULL_BATCH, 1)
 
 
 def measure_load(
@@ -167,7 +175,7 @@ class _LoadTest:
     ) -> None:
         self._served, self._work, self._engine, self._plan, self._step = served, work, engine, plan, step
         self._runs: list[Run] = []
-        self._raw: dict[int, float] = {}
+        self._raw: dict[int, list[float]] = {}
 
     async def run(self) -> Report:
         plan = self._plan
@@ -179,19 +187,23 @@ class _LoadTest:
             ask = self._ask(requests, None)
             await asyncio.gather(*(ask(number) for number in range(len(requests))))
             await closed_loop(ask, FULL_BATCH, plan.seconds / 3)
-            self._measure_raw()
             for callers in plan.callers:
+                # Before and after: a machine whose speed drifts must not decide the ratio.
+                if callers == FULL_BATCH:
+                    self._measure_raw()
                 await self._closed(callers, one)
+                if callers == FULL_BATCH:
+                    self._measure_raw()
             await self._closed(FULL_BATCH, requests)
-            # Again: a machine whose speed drifts must not decide the ratio.
-            self._measure_raw()
             full = self._report().full
             if full is None:
                 return self._report()
             capacity, limit = full.outcome.throughput, PATIENCE * full.outcome.answered.p99
             for share in plan.rates:
                 await self._open("open", share * capacity, one, limit, None)
+            await self._closed(FULL_BATCH, one)
             await self._open("overload", OVERLOAD * capacity, one, limit, limit)
+            await self._closed(FULL_BATCH, one)
         return self._report()
 
     def _requests(self) -> list[bytes]:
@@ -201,7 +213,8 @@ class _LoadTest:
 
     def _measure_raw(self) -> None:
         measured = raw_throughput(self._work, (1, 4, FULL_BATCH), self._plan.seconds / 6)
-        self._raw = {batch: max(rate, self._raw.get(batch, 0.0)) for batch, rate in measured.items()}
+        for batch, rate in measured.items():
+            self._raw.setdefault(batch, []).append(rate)
 
     async def _closed(self, callers: int, requests: Sequence[bytes]) -> None:
         ask = self._ask(requests, None)
@@ -239,4 +252,9 @@ class _LoadTest:
         return ask
 
     def _report(self) -> Report:
-        return Report(self._work.system, self._engine, dict(self._raw), tuple(self._runs))
+        return Report(
+            self._work.system,
+            self._engine,
+            {size: fmean(rates) for size, rates in self._raw.items()},
+            tuple(self._runs),
+        )

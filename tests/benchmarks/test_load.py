@@ -27,7 +27,9 @@ def test_the_summary_compares_with_the_engine_and_with_the_capacity() -> None:
         run("closed", 1, 10, 10, 0.1),
         run("closed", FULL_BATCH, 38, 38, 0.5),
         run("closed", FULL_BATCH, 30, 30, 0.7, supports=32),
+        run("closed", FULL_BATCH, 36, 36, 0.4),
         run("overload", 114, 37, 36.1, 1.2),
+        run("closed", FULL_BATCH, 40, 40, 0.6),
     )
     found = summary(Report("flf", "e", {1: 20.0, FULL_BATCH: 40.0}, runs))
     assert found == {
@@ -61,7 +63,7 @@ def test_the_command_measures_a_real_server_and_writes_everything(tiny_repositor
     result = CliRunner().invoke(main, [*command, "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "load.json").read_text())
-    assert [one["kind"] for one in found["runs"]] == ["closed"] * 4 + ["open"] * 2 + ["overload"]
+    assert [one["kind"] for one in found["runs"]] == [*["closed"] * 4, "open", "open", "closed", "overload", "closed"]
     assert all(one["batches"]["image_backbone"]["rows"] > 0 for one in found["runs"])
     assert found["command"] == "capeserve bench load --repository flf --threads 1 --seconds 0.7 --quick --output " + (
         tmp_path.name
