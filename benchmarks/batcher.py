@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cape.manifest import ComponentManifest, Manifest, SourceManifest, SystemManifest, TensorSpec, read_manifest
-from service.batching import Batcher
-from service.engine import Engine, Tensors
-from service.onnx_engine import OnnxRuntimeEngine
+from service.batching.batcher import Batcher
+from service.engines.base import Engine, Tensors
+from service.engines.onnx_runtime import OnnxRuntimeEngine
 
 CALLERS = 16
 """Callers at the same time; also the largest batch, so that one batch can serve them all."""

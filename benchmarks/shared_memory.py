@@ -1,6 +1,6 @@
 """What Triton's system shared memory saves where client and server are on one host: `capeserve bench shared-memory`.
 
-The same tensors travel in the messages of a request and its answer, as `service.triton_engine` sends them, and in a
+The same tensors travel in the messages of a request and its answer, as `service.engines.triton` sends them, and in a
 region of /dev/shm that both sides map; turn by turn, so that whatever else the machine does meets both alike.
 """
 
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.tables import ReportTable, milliseconds
+from benchmarks.harness.tables import ReportTable, milliseconds
 from cape.manifest import QUERY_SUFFIX, Manifest, TensorSpec
-from service.performance import Percentiles
-from service.triton_models import DATA_TYPES, VERSION, TritonModel, triton_models
+from service.engines.triton_messages import DATA_TYPES, VERSION, TritonModel, triton_models
+from service.telemetry.performance import Percentiles
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

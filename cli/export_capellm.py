@@ -13,7 +13,7 @@ from cli.consoles import step_progress
 
 if TYPE_CHECKING:
     from cape.capellm.configuration import Readout
-    from export.capellm_weights import WeightsCost
+    from export.capellm.weights import WeightsCost
     from export.repository import Exported
     from export.triton.options import TritonOptions
     from export.weights import Weights
@@ -67,8 +67,8 @@ def export_capellm(
     try:
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
-        from export.capellm_repository import export_capellm_repository
-        from export.capellm_weights import TOLERANCE
+        from export.capellm.repository import export_capellm_repository
+        from export.capellm.weights import TOLERANCE
         from export.graph import ExportError
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
@@ -98,7 +98,7 @@ def export_vllm(checkpoint: Path, output: Path) -> None:
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
         from cape.models.capellm.vllm import MODEL
-        from export.capellm_vllm import export_vllm
+        from export.capellm.vllm import export_vllm
         from export.graph import ExportError
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None

@@ -11,7 +11,7 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
     from benchmarks.shared_memory import Transport
 
 

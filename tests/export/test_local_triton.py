@@ -25,7 +25,7 @@ from cape.manifest import Manifest, read_manifest
 from export.triton.local import environment
 from export.triton.local.environment import Installation, TritonSetupError
 from export.triton.local.server import Ports, TritonProcess, TritonStartError, triton_server
-from service.onnx_engine import OnnxRuntimeEngine
+from service.engines.onnx_runtime import OnnxRuntimeEngine
 from tests.triton_client import counter, embedded_answer, infer, one_shot_request
 
 CALLERS = 32

@@ -27,7 +27,7 @@ from cape.models.capellm.vllm import VllmError, VllmPredictor
 from cape.support import Box, SupportDefinition
 from cli.evaluate import evaluate
 from cli.export import export
-from export.capellm_vllm import VllmFolders, export_vllm
+from export.capellm.vllm import VllmFolders, export_vllm
 from tests.cape.capellm.conftest import CATEGORY, Learnt
 
 SUPPORT = SupportDefinition(CATEGORY.name, CATEGORY.keypoints)
