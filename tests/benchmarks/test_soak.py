@@ -9,11 +9,11 @@ import grpc
 import numpy as np
 import pytest
 
+from benchmarks.soak import ledger as soak_ledger
 from benchmarks.soak.cast import TOLERANCE, Cast, made_up_support
 from benchmarks.soak.ledger import Disturbances, Ledger
 from benchmarks.soak.report import document, markdown
 from benchmarks.soak.run import Outcome
-from benchmarks.soak import ledger as soak_ledger
 from benchmarks.soak.server import FAULTS, FaultySession
 from benchmarks.soak.traffic import Caller, Place
 from cape.client import (

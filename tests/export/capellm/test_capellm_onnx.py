@@ -19,9 +19,9 @@ from cape.models.capellm.predictor import CapeLlmPredictor
 from cape.support import SupportDefinition
 from cli.export import export
 from export.add_system import add_system
-from export.capellm.graphs import DECODER, VISION
 from export.capellm import parity as capellm_parity
 from export.capellm import repository as capellm_repository
+from export.capellm.graphs import DECODER, VISION
 from export.capellm.parity import Decoded, decode
 from export.capellm.repository import export_capellm_repository
 from export.graph import ExportError

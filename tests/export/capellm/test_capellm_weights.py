@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from cape.manifest import read_manifest
 from cape.models.capellm.checkpoint import load_capellm
 from cli.export import export
-from export.capellm.graphs import DECODER, VISION
 from export.capellm import repository as capellm_repository
-from export.capellm.graphs import weights as capellm_weights
+from export.capellm import weights as capellm_weights
+from export.capellm.graphs import DECODER, VISION
 from export.capellm.repository import export_capellm_repository
 from export.graph import ExportError
 from export.weights import Weights
