@@ -26,8 +26,8 @@ from cape.support import Box
 from service.images import open_image
 
 GRAIN = 6.0
-"""Standard deviation of the noise added to enlarged images, in grey levels, as of a sensor at dusk. Without it they would
-hold no detail beyond the original's, and reduced decoding could lose nothing."""
+"""Standard deviation of the noise added to enlarged images, in grey levels, as of a sensor at dusk. Without it they
+would hold no detail beyond the original's, and reduced decoding could lose nothing."""
 
 TILE = 512
 """Side of the noise tile. Drawing millions of new values would take longer than everything else."""

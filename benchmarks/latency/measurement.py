@@ -1,8 +1,8 @@
 """Reproduces Table 5: latency of every system, cold and warm, engine alone and over gRPC: `capeserve bench latency`.
 
 As in the paper: one request at a time, 100 runs after a warm-up. Cold is a query with a new support, as the paper
-counts; warm is one with a cached support. Engine runs and calls alternate, so that a machine that slows down slows both;
-the median difference between neighbours is the cost of the service.
+counts; warm is one with a cached support. Engine runs and calls alternate, so that a machine that slows down slows
+both; the median difference between neighbours is the cost of the service.
 """
 
 from __future__ import annotations

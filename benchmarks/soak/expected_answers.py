@@ -13,8 +13,8 @@ from PIL import Image
 from cape.client import Client, KeypointDefinition, PoseEstimate, SupportDefinition, SupportExample
 
 TOLERANCE = 1e-3
-"""Largest accepted difference of a coordinate, as a fraction of the image's longer side. Batch sizes differ by rounding,
-about 1e-5."""
+"""Largest accepted difference of a coordinate, as a fraction of the image's longer side. Batch sizes differ by
+rounding, about 1e-5."""
 
 SUPPORTS, IMAGES = 6, 6
 
