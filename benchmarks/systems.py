@@ -26,7 +26,7 @@ from cape.client import Client
 from cape.configuration import SystemName
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from cape.predictor import Predictor
-from cape.towers import bert_tokenizer
+from cape.pretrained.text_encoders import bert_tokenizer
 from export.repository import export_repository
 
 GOLDEN: dict[SystemName, tuple[str, ...]] = {
