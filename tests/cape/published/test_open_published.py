@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import golden
 from cape.checkpoints import CheckpointError
 from cape.pretrained.packages import MINILM_PACKAGE, PretrainedError, package_folder
 from cape.published.reading import open_published
+from tests import golden_models as golden
 from tests.cape.pretrained.test_text_encoders import GTE_CONFIG, folder_with, openai_clip_state, original_gte_state
 
 

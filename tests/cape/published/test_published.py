@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import golden
 from cape.checkpoints import CheckpointError
 from cape.configuration import SystemConfiguration
 from cape.models.swin import SwinV2
 from cape.published.key_names import PublishedCheckpointError, convert
 from cape.published.reading import read_published
 from cape.published.recognition import recognise
+from tests import golden_models as golden
 
 EXPECTED = {
     "graphcape_t_mlp": ("capeformer", "swinv2-tiny", "none"),

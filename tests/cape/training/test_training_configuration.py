@@ -67,6 +67,16 @@ def test_the_demonstrations_second_part_goes_on_with_the_first(monkeypatch) -> N
     assert all(source.hold_out == first.sources[0].hold_out for source in second.sources if source.data.kind == "coco")
 
 
+def test_the_demonstrations_third_part_trains_all_layers_of_the_second(monkeypatch) -> None:
+    monkeypatch.delenv("CAPESERVE_REAL_POSES", raising=False)
+    second = read_training_configuration(CONFIGURATIONS / "demonstration_backbone.yaml")
+    third = read_training_configuration(CONFIGURATIONS / "demonstration_gpu.yaml")
+    assert third.model == second.model
+    assert third.towers.train_image and third.towers.frozen_blocks == 0
+    assert third.towers.initial_parts == ("image_backbone", "head")
+    assert [source.held_out for source in third.validation] == [source.held_out for source in second.validation]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
