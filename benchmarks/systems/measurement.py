@@ -25,7 +25,7 @@ from cape.client import Client
 from cape.configuration import SystemName
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from cape.predictor import Predictor
-from cape.towers import bert_tokenizer
+from cape.pretrained.text_encoders import bert_tokenizer
 from export.repository import export_repository
 from tests import golden_models as golden
 
