@@ -34,7 +34,7 @@ def litserve_rate(results: Sequence[Result]) -> float | None:
 
 
 def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[ReportTable, ...]:
-    """LaunchedCandidates, and who could not take part."""
+    """All candidates, and those that could not run."""
     eager, litserve = reference_latency(results), litserve_rate(results)
     rows = tuple(
         (
@@ -70,7 +70,7 @@ def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[Report
     )
     if not absent:
         return (table,)
-    return table, ReportTable("Who could not take part", ("served by", "why"), tuple(absent.items()))
+    return table, ReportTable("Candidates that could not run", ("served by", "why"), tuple(absent.items()))
 
 
 def document(results: Sequence[Result], absent: Mapping[str, str], described: Mapping[str, str]) -> dict[str, Any]:

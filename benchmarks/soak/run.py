@@ -216,7 +216,7 @@ def soak(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capeserve_soak_")))
         expected = _record_answers(repository, folder, seed)
         progress(
-            f"expected answers recorded; those of two supports differ by at least {expected.least_distance:.2g} of an image"
+            f"expected answers recorded; two supports differ by at least {expected.least_distance:.2g} of an image"
         )
         stage = _Stage(repository, folder, replicas, redis, fault_rate)
         stack.callback(stage.close)
