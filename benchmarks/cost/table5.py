@@ -1,9 +1,9 @@
-"""From our counts to those of the multi-modal paper's Table 5, a reason at a time.
+"""Explains the differences between our counts and the multi-modal paper's Table 5, one reason at a time.
 
-The figures of Table 5 are what the counter `thop` says of the public code: all four follow, to the last digit,
-from 10 keypoints with texts of 6 tokens and from what that counter sees. It adds up what it knows of the modules
-that a model calls, recognised by their exact class: linear layers, convolutions, LayerNorm, softmax and resizing
-modules. It does not see products of two activations, nor weights that a function applies instead of a module.
+Table 5 comes from the counter `thop` on the public code: all four figures follow, to the last digit, from 10 keypoints
+with texts of 6 tokens and from what that counter sees. It adds up the modules that a model calls, recognised by their
+exact class: linear layers, convolutions, LayerNorm, softmax and resizing modules. It misses products of two activations
+and weights that a function applies instead of a module.
 """
 
 from __future__ import annotations
@@ -24,34 +24,13 @@ from benchmarks.cost.measurement import (
     published_configuration,
     served_components,
 )
-from cape.configuration import BackboneConfiguration, SystemName
+from cape.configuration import BackboneConfiguration
 from cape.models.backbone import ImageBackbone
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from export.components import Component
 
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A row of Table 5.
-
-    Attributes:
-        multiply_adds: "FLOPs (G)", in 10⁹.
-        parameters: "Params (M)", in 10⁶.
-    """
-
-    multiply_adds: float
-    parameters: float
-
-
-TABLE_5: dict[SystemName, Published] = {
-    "graphcape": Published(17.657, 58.742),
-    "capex": Published(15.813, 195.519),
-    "flf": Published(24.456, 195.715),
-    "dlf": Published(24.827, 203.742),
-}
-
 TABLE_5_SIZES = Sizes(keypoints=10, tokens=6)
-"""60 tokens are what the text encoder's share of CapeX's figure comes to, 10 keypoints what the head's does."""
+"""The text encoder's share of CapeX's figure is 60 tokens, the head's 10 keypoints."""
 
 LAYER_NORM, SOFTMAX, RESIZED = 4, 3, 11
 """What thop counts for each value of a LayerNorm, a softmax and a bilinearly resized map."""
@@ -81,7 +60,7 @@ def parameters_as_published(cost: SystemCost) -> int:
 
 
 def differences(cost: SystemCost) -> list[Difference]:
-    """What lies between our count of a published system and Table 5's; what remains is rounding."""
+    """The differences between our count of a published system and Table 5's; the remainder is rounding."""
     configuration = published_configuration(cost.system)
     parts, _ = served_components(configuration)
     passes = 2 if configuration.reads_images else 1
@@ -147,7 +126,7 @@ ELEMENTWISE: dict[object, object] = {
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A run of a component, taken apart as thop's view of it demands.
+    """Operations of a component, split as thop counts them.
 
     Attributes:
         weights: multiply-adds with the weights of each linear layer and convolution, by its path.

@@ -1,8 +1,8 @@
-"""Table 5 again: latency of every system, cold and warm, the engine by itself and over gRPC: `capeserve bench latency`.
+"""Reproduces Table 5: latency of every system, cold and warm, engine alone and over gRPC: `capeserve bench latency`.
 
-As the paper measures: one request at a time, 100 runs after a warm-up. Cold is a query whose support nobody has seen,
-what the paper counts; warm is one whose support is cached. Engine and server take turns, run by run, so that a machine
-that slows down slows both; the median difference of neighbours is the service's own cost.
+As in the paper: one request at a time, 100 runs after a warm-up. Cold is a query with a new support, as the paper
+counts; warm is one with a cached support. Engine runs and calls alternate, so that a machine that slows down slows
+both; the median difference between neighbours is the cost of the service.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.cost.measurement import Sizes, SystemCost, measure_cost, published_configuration
-from benchmarks.cost.table5 import TABLE_5
 from benchmarks.engine.measurement import Workload as EngineWorkload
 from benchmarks.engine.measurement import open_engine, seconds_of
 from benchmarks.harness.calls import Caller, cold_request, register, warm_request
+from benchmarks.harness.matrix_flops import matrix_multiply_adds
 from benchmarks.harness.serving import Serve
+from benchmarks.harness.table5 import has_published_size
 from benchmarks.harness.workloads import Workload, used_modalities, workload
-from cape.manifest import Manifest, read_manifest
+from cape.manifest import MODEL_FILE, Manifest, read_manifest
 from service.telemetry.performance import PAPER, PaperFigures, Percentiles
 
+TOKENS = 6
+"""Tokens of each keypoint's text, as Table 5 counts them."""
+
 WARM_UP = 10
-"""Runs of each kind before those that count."""
+"""Warm-up runs of each kind."""
 
 Progress = Callable[[str], None]
 
@@ -36,10 +39,10 @@ class Latency:
     """One request at a time, in seconds.
 
     Attributes:
-        engine: the engine's runs that such a request costs.
-        round_trip: what its caller waits, over gRPC.
-        server: what the server says it took, without the network.
-        service_cost: what a caller waits beyond the engine, the median over pairs of a call and the run before it.
+        engine: the engine runs of such a request.
+        round_trip: as the caller sees it, over gRPC.
+        server: as the server reports it, without the network.
+        service_cost: median difference between a call and the engine run before it.
     """
 
     engine: Percentiles
@@ -49,13 +52,26 @@ class Latency:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, tuple[float, float]]]) -> Latency:
-        """Sums up runs of the engine, each with the call after it as its caller and as the server saw it."""
+        """Summarises pairs of an engine run and the call after it (round trip, server)."""
         return cls(
             Percentiles.of(alone for alone, _ in pairs),
             Percentiles.of(trip for _, (trip, _) in pairs),
             Percentiles.of(server for _, (_, server) in pairs),
             median(trip - alone for alone, (trip, _) in pairs),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MultiplyAdds:
+    """Multiply-adds of one query.
+
+    Attributes:
+        per_query: with a cached support: a backbone pass and the pose decoder.
+        uncached: with a new support of one image: what the paper counts.
+    """
+
+    per_query: int
+    uncached: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +97,11 @@ class SystemLatency:
     parameters: int
     cold: Latency
     warm: Latency
-    cost: SystemCost | None
+    cost: MultiplyAdds | None
 
     @property
     def paper(self) -> PaperFigures | None:
-        """The paper's RTX 3060; None for a system that Table 5 does not have, or not in this size."""
+        """The paper's RTX 3060; None for a system that is not in Table 5 or has another size."""
         return PAPER.get(self.system) if self.cost is not None else None
 
 
@@ -103,7 +119,7 @@ def measure_latencies(
     Args:
         repository: exported.
         serve: starts the server.
-        settings: of the server; providers and threads are those of the engine by itself, too.
+        settings: of the server; its providers and threads also apply to the engine alone.
         keypoints: K of the support.
         runs: measured runs of each kind.
         progress: told what is being measured.
@@ -131,19 +147,33 @@ def measure_latencies(
                     parameters=spec.parameters,
                     cold=cold,
                     warm=warm,
-                    cost=published_cost(system, manifest, keypoints),
+                    cost=published_cost(repository, manifest, system, keypoints),
                 )
             )
     return found
 
 
-def published_cost(system: str, manifest: Manifest, keypoints: int) -> SystemCost | None:
-    """Multiply-adds of a system of the published size; None for one of another size, which nobody has counted."""
-    if system not in TABLE_5:
+def published_cost(repository: Path, manifest: Manifest, system: str, keypoints: int) -> MultiplyAdds | None:
+    """Multiply-adds of a system of the published size, counted in its exported graphs; None for another size.
+
+    Args:
+        repository: exported.
+        manifest: of the repository.
+        system: one of its systems.
+        keypoints: K of the support.
+    """
+    spec = manifest.systems[system]
+    if not has_published_size(system, spec.parameters):
         return None
-    configuration = published_configuration(system)
-    cost = measure_cost(configuration, Sizes(keypoints=keypoints))
-    return cost if cost.parameters == manifest.systems[system].parameters else None
+    sizes = {"B": 1, "S": 1, "K": keypoints, "T": TOKENS}
+    counts = {
+        role: matrix_multiply_adds(repository / component / MODEL_FILE, sizes)
+        for role, component in spec.components.items()
+    }
+    per_query = counts["image_backbone"] + counts["pose_decoder"]
+    support_image = counts["image_backbone"] if spec.modalities.image else 0
+    per_support = support_image + counts.get("text_encoder", 0) + counts["support_fusion"]
+    return MultiplyAdds(per_query=per_query, uncached=per_support + per_query)
 
 
 Ask = Callable[[], tuple[float, float]]
@@ -151,10 +181,10 @@ Ask = Callable[[], tuple[float, float]]
 
 
 def _ways(caller: Caller, target: str, work: Workload, system: str) -> dict[str, Ask]:
-    """Requests of either kind; cold ones are made before they are timed."""
+    """Requests of both kinds; cold ones are built before the clock starts."""
     (name,) = register(target, [work.support])
     known = warm_request(work, name, system)
-    # The server keeps what it has seen: the time of day makes texts and images that no earlier run has sent.
+    # Texts and images contain the time of day, so that the server has none of them cached.
     numbers = itertools.count(time.time_ns())
 
     def ask(request: bytes) -> tuple[float, float]:
@@ -166,7 +196,7 @@ def _ways(caller: Caller, target: str, work: Workload, system: str) -> dict[str,
 
 
 def _in_turns(alone: EngineWorkload, ways: Mapping[str, Ask], runs: int) -> tuple[Latency, Latency]:
-    """A run and a call of each kind, in turns, after some that warm up."""
+    """Alternates engine runs and calls of each kind, after a warm-up."""
     engine: dict[str, Callable[[], None]] = {"cold": alone.cold, "warm": lambda: alone.warm(1)}
     pairs: dict[str, list[tuple[float, tuple[float, float]]]] = {kind: [] for kind in ways}
     for number in range(-min(WARM_UP, runs), runs):

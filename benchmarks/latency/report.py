@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cost.table5 import TABLE_5
+from benchmarks.harness.table5 import TABLE_5
 from benchmarks.harness.tables import NONE, ReportTable, milliseconds
 from benchmarks.latency.measurement import Latency, SystemLatency
 from service.telemetry.performance import PAPER
@@ -18,7 +18,7 @@ HEADER = ("system", "support", "p50", "p95", "p99", "FPS", "paper", "× paper", 
 
 
 def tables(rows: Sequence[SystemLatency]) -> tuple[ReportTable, ...]:
-    """Latency beside the paper's, and what the systems are."""
+    """Latency beside the paper's, and a table of the systems."""
     lines = []
     for row in rows:
         for kind, measured in (("cold", row.cold), ("warm", row.warm)):

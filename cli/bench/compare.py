@@ -36,7 +36,7 @@ WITHOUT = ("eager", "compile", "litserve", "triton")
     help="Of this service; repeatable.  [default: every one that is installed]",
 )
 @click.option("--without", multiple=True, type=click.Choice(WITHOUT), help="Leave out; repeatable.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of everybody.  [default: 3; with --quick 1]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each candidate.  [default: 3; with --quick 1]")
 @click.option("--seconds", type=click.FloatRange(min=0.2), help="Of a turn under load.  [default: 6; with --quick 1]")
 @quick
 @recorded("compare", "Ways to serve one model")
@@ -57,7 +57,7 @@ def compare(
     research code runs it: text encoder, support pass, query pass and head with every request. Who cannot take part is
     named in the result. About 8 minutes for a model of the published size on two CPU cores.
     """
-    from benchmarks.compare.contestants.everybody import Choice, Everybody, MismatchError
+    from benchmarks.compare.candidates.launch import Choice, LaunchedCandidates, MismatchError
     from benchmarks.compare.measurement import QUICK, Plan
     from benchmarks.compare.report import document, draw, tables
     from cli.bench.serving import serve
@@ -70,14 +70,14 @@ def compare(
     choice = Choice(repositories, source, engines, frozenset(without))  # type: ignore[arg-type]  # one of them is there
     with ExitStack() as stack:
         try:
-            everybody = Everybody(choice, serve, stack, progress_line)
+            candidates = LaunchedCandidates(choice, serve, stack, progress_line)
         except MismatchError as error:
             raise click.ClickException(str(error)) from None
 
         def step(results: list[Result]) -> None:
-            record.write(document(results, everybody.absent, everybody.described), tables(results, everybody.absent))
+            record.write(document(results, candidates.absent, candidates.described), tables(results, candidates.absent))
 
-        results = everybody.measure(plan, step)
-    shown = tables(results, everybody.absent)
-    found = document(results, everybody.absent, everybody.described)
+        results = candidates.measure(plan, step)
+    shown = tables(results, candidates.absent)
+    found = document(results, candidates.absent, candidates.described)
     show(shown, record.write(found, shown, functools.partial(draw, results)))
