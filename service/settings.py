@@ -7,10 +7,12 @@ the field's name in capitals), command line flags. Nothing further down reads th
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 import yaml
 from pydantic import ByteSize, Field, ValidationError, model_validator
@@ -184,15 +186,31 @@ class Settings(BaseSettings):
         return self
 
     def describe(self) -> str:
-        """One line for the log: every setting, without what could be a password."""
-        parts = []
-        for name, value in self:
-            text = str(value)
-            scheme, separator, rest = text.partition("://")
-            if separator and "@" in rest:
-                text = f"{scheme}://***@{rest.rpartition('@')[2]}"
-            parts.append(f"{name}={text}")
-        return " ".join(parts)
+        """Every setting in one line for the log, with secrets masked."""
+        return " ".join(f"{name}={without_secrets(str(value))}" for name, value in self)
+
+
+SECRET_PARAMETERS = re.compile(r"pass|pwd|secret|token|key|cred|auth|user|sig", re.IGNORECASE)
+"""Query parameters of a URL whose values are masked."""
+
+
+def without_secrets(url: str) -> str:
+    """A URL with user, password and secret query parameters masked; any other text is returned as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    path, question, query = rest.partition("?")
+    if "@" in path:
+        # Everything before the last @, also where a password holds a slash or another @.
+        path = f"***@{path.rpartition('@')[2]}"
+    pairs = []
+    for pair in filter(None, re.split(r"[&;]", query)):
+        name, equals, _ = pair.partition("=")
+        pairs.append(f"{name}=***" if equals and SECRET_PARAMETERS.search(unquote(name)) else pair)
+    masked = "&".join(pairs)
+    if "@" in masked and "@" not in path:  # the question mark is part of a password
+        return f"{scheme}://***@{masked.rpartition('@')[2]}"
+    return f"{scheme}://{path}{question}{masked}"
 
 
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -7,6 +7,7 @@ labels are known then begin at 0, so that the first error of a server's life is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Literal, get_args
 
 import grpc
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from cape.manifest import Manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.batching.batcher import BatchObserver
+from service.supports.registry import Health
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
 from service.telemetry.performance import SystemPerformance
 
@@ -30,8 +32,11 @@ Refusal = Literal["token", "rate", "calls", "size"]
 """Why a caller was turned away: no token, or over one of its limits."""
 
 RegistryOperation = Literal["create", "get", "list", "delete"]
-RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
-"""'invalid' is a caller's page token; 'error' is the registry's own failure."""
+RegistryOutcome = Literal["ok", "not_found", "invalid", "quota", "full", "cancelled", "error"]
+"""'invalid': a caller's page token; 'quota': a tenant's storage quota; 'error': a failure of the registry."""
+
+ITEM_METHODS = ("BatchEstimatePose", "StreamEstimatePose")
+"""Methods whose calls have several items, each with a code of its own."""
 
 METHODS = tuple(
     method.name
@@ -75,6 +80,22 @@ class Metrics(BatchObserver):
         )
         self._in_flight = Gauge(
             "capeserve_requests_in_flight", "Requests being worked on", ("method",), registry=registry
+        )
+        self._items = Counter(
+            "capeserve_items", "Finished items of batches and streams", ("method", "code"), registry=registry
+        )
+        self._item_duration = Histogram(
+            "capeserve_item_duration_seconds",
+            "From reading an item of a batch or stream to its answer",
+            ("method",),
+            registry=registry,
+            buckets=DURATION_BUCKETS,
+        )
+        self._background_failures = Counter(
+            "capeserve_background_task_failures",
+            "Failures of background tasks, which start again",
+            ("task",),
+            registry=registry,
         )
         self._instances = Counter("capeserve_instances", "Objects answered", ("model",), registry=registry)
         self._stage_duration = Histogram(
@@ -133,6 +154,18 @@ class Metrics(BatchObserver):
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
         self._registry_healthy.set(1)
+        self._registry_full = Gauge(
+            "capeserve_registry_full", "1 while the support registry has no room for new supports", registry=registry
+        )
+        self._tokens_current = Gauge(
+            "capeserve_tokens_current", "0 while the token file is missing or invalid", registry=registry
+        )
+        self._tokens_current.set(1)
+        self._certificate_expiry = Gauge(
+            "capeserve_certificate_expiry_timestamp_seconds",
+            "When the TLS certificate in use expires, in seconds since 1970; 0 without TLS",
+            registry=registry,
+        )
         self._callers_refused = Counter(
             "capeserve_callers_refused",
             "Calls over a limit of their token, or without one",
@@ -165,6 +198,10 @@ class Metrics(BatchObserver):
             self._in_flight.labels(method)
             for code in grpc.StatusCode:
                 self._requests.labels(method, code.name)
+        for method in ITEM_METHODS:
+            self._item_duration.labels(method)
+            for code in grpc.StatusCode:
+                self._items.labels(method, code.name)
         for component in manifest.components:
             self._queue_depth.labels(component)
             self._engine_errors.labels(component)
@@ -236,9 +273,32 @@ class Metrics(BatchObserver):
         self._registry_operations.labels(operation, outcome).inc()
         self._registry_duration.labels(operation).observe(seconds)
 
-    def registry_healthy(self, healthy: bool) -> None:
-        """Whether the support registry can be used."""
-        self._registry_healthy.set(1 if healthy else 0)
+    def registry_health(self, health: Health) -> None:
+        """Reports whether the support registry can be used, and whether it has room."""
+        self._registry_healthy.set(0 if health == "unavailable" else 1)
+        if health != "unavailable":
+            self._registry_full.set(1 if health == "full" else 0)
+
+    def item_finished(self, method: str, code: str, seconds: float) -> None:
+        """Counts an item of a batch or stream with its gRPC status `code`: 'OK'."""
+        self._items.labels(method, code).inc()
+        self._item_duration.labels(method).observe(seconds)
+
+    def background_task_started(self, task: str) -> None:
+        """Adds a background task, with no failures."""
+        self._background_failures.labels(task)
+
+    def background_task_failed(self, task: str) -> None:
+        """Counts a failure of a background task."""
+        self._background_failures.labels(task).inc()
+
+    def tokens_loaded(self, current: bool) -> None:
+        """Reports whether the tokens in use are those of the token file."""
+        self._tokens_current.set(1 if current else 0)
+
+    def certificate_expires(self, time: datetime) -> None:
+        """Reports when the TLS certificate in use expires."""
+        self._certificate_expiry.set(time.timestamp())
 
     def caller_refused(self, reason: str) -> None:
         """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""
