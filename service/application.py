@@ -1,4 +1,4 @@
-"""The parts of a server, put together from its settings; everything but the network."""
+"""The application: everything that a server consists of except the network, built from its settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
+from service.background import BackgroundTasks
 from service.batching.batcher import Batcher
 from service.engines.base import Engine, RowRunner
 from service.engines.choice import load_engine
@@ -20,28 +21,29 @@ from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.memory import return_freed_memory
 from service.pipelines.assembly import Pipelines
-from service.settings import Settings
+from service.settings import Settings, without_secrets
 from service.supports.registry import RegistryError, SupportRegistry
 from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.supports.store import Supports
 from service.telemetry.metrics import Metrics
-from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.performance import PerformanceMonitor, paper_row
 from service.telemetry.request_context import Tracer
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What the handlers need.
+    """The parts that the handlers need.
 
     Attributes:
-        manifest: what is served.
+        manifest: of the served repository.
         default_system: answers requests that name no model.
         runner: runs the models.
-        supports: registered ones, and those sent along.
+        supports: registered supports, and those sent with queries.
         estimation: answers queries.
         metrics: for Prometheus.
         performance: for GetPerformanceReport.
+        background: tasks that run as long as the server.
     """
 
     manifest: Manifest
@@ -51,13 +53,19 @@ class Application:
     estimation: Estimation
     metrics: Metrics
     performance: PerformanceMonitor
+    background: BackgroundTasks
+
+    @property
+    def ready(self) -> bool:
+        """Whether queries can be answered: the engine works, and the registry has answered at least once."""
+        return self.runner.healthy and self.supports.registry_health is not None
 
 
 @asynccontextmanager
 async def open_application(
     settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None
 ) -> AsyncIterator[Application]:
-    """Loads the models and opens the registry; on leaving, finishes what runs and closes them.
+    """Loads the models and opens the registry; on exit, finishes running work and closes them.
 
     Args:
         settings: of the server.
@@ -108,16 +116,22 @@ async def open_application(
             max_page_bytes=settings.max_message_bytes,
             forget=pipelines.forget,
             known=pipelines.known,
+            max_owner_bytes=settings.max_tenant_storage_bytes,
             check_words=pipelines.check_words,
         )
         try:
-            await supports.open(metrics.registry_healthy)
+            await supports.open(metrics.registry_health)
         except RegistryError as error:
             raise StartError(str(error)) from None
+        background = BackgroundTasks(metrics)
+        stack.push_async_callback(background.close)
+        background.start("registry", supports.maintain)
         for name, cache in pipelines.caches.items():
             metrics.watch_cache(name, cache)
         metrics.watch_cache("definitions", supports.definitions)
-        performance = PerformanceMonitor(manifest.systems)
+        performance = PerformanceMonitor(
+            {name: paper_row(name, system.parameters) for name, system in manifest.systems.items()}
+        )
         metrics.watch_performance(performance.report)
         estimation = Estimation(
             manifest,
@@ -130,7 +144,7 @@ async def open_application(
             metrics=metrics,
             performance=performance,
         )
-        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance)
+        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance, background)
 
 
 async def _open_runner(
@@ -214,18 +228,21 @@ def open_registry(url: str) -> SupportRegistry:
 
     Args:
         url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory; 'redis://…',
-            'rediss://…' or 'unix://…' for Redis.
+            'rediss://…', 'unix://…' or 'redis+sentinel://…' for Redis.
 
     Raises:
-        RegistryError: the URL means nothing to us, or the registry cannot be opened.
+        RegistryError: the URL is not supported, or the registry cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in ("redis", "rediss", "unix"):
+    if separator and scheme in ("redis", "rediss", "unix", "redis+sentinel"):
         try:
             from service.supports.redis import RedisRegistry
         except ModuleNotFoundError as error:
             raise RegistryError(f"registry {scheme}:// needs {error.name}: pip install 'capeserve[redis]'") from None
         return RedisRegistry(url)
     if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")) or rest == "/":
-        raise RegistryError(f"registry: expected sqlite:///FILE, sqlite:// or redis://HOST, not {url!r}")
+        raise RegistryError(
+            "registry: expected sqlite:///FILE, sqlite://, redis://HOST or redis+sentinel://HOST,HOST/SERVICE, "
+            f"not {without_secrets(url)!r}"
+        )
     return SqliteRegistry(Path(rest[1:]) if rest else None)

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
         description="Ask clients to connect anew after so long, which spreads them over new replicas; calls that run "
         "are finished; 0: never.",
     )
+    max_connections: int = Field(1000, ge=1, description="Client connections at a time; more are closed at once.")
     reflection: bool = Field(True, description="Let clients list services and read the protos.")
     health_port: int = Field(
         0, ge=0, le=65535, description="Another port, of health alone and without TLS, for probes; 0 turns it off."
@@ -109,7 +110,11 @@ class Settings(BaseSettings):
     registry: str = Field(
         default_factory=default_registry,
         description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), sqlite:// for memory, "
-        "or redis://HOST for several replicas; rediss:// with TLS.",
+        "or redis://HOST for several replicas; rediss:// with TLS; redis+sentinel://HOST,HOST/SERVICE by Sentinel.",
+    )
+
+    max_tenant_storage_bytes: ByteSize = Field(
+        ByteSize(0), ge=0, description="Most bytes of a tenant's registered supports; 0: no limit."
     )
 
     max_message_bytes: ByteSize = Field(
@@ -147,6 +152,12 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
+    )
+    logged_calls: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of successful calls that get a line in the log, 0 to 1; failed ones always do.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
     tracing_endpoint: str = Field(

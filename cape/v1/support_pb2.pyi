@@ -51,11 +51,11 @@ class Support(google.protobuf.message.Message):
 
     @property
     def skeleton(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SkeletonEdge]:
-        """Skeleton: pairs of keypoints that are joined."""
+        """Skeleton: pairs of joined keypoints, at most 10,000."""
 
     @property
     def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SupportExample]:
-        """Example images (shots) with their keypoints located."""
+        """Example images (shots) with their keypoints located; at most as many as the message limit allows."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -129,7 +129,9 @@ class SkeletonEdge(google.protobuf.message.Message):
     START_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
     start: builtins.int
+    """Index of a keypoint."""
     end: builtins.int
+    """Index of another keypoint."""
     def __init__(
         self,
         *,
@@ -150,7 +152,9 @@ class SupportExample(google.protobuf.message.Message):
     BOX_FIELD_NUMBER: builtins.int
     KEYPOINTS_FIELD_NUMBER: builtins.int
     @property
-    def image(self) -> cape.v1.image_pb2.Image: ...
+    def image(self) -> cape.v1.image_pb2.Image:
+        """The image; limits as for query images."""
+
     @property
     def box(self) -> cape.v1.image_pb2.BoundingBox:
         """The object in the image. Absent: the whole image."""

@@ -25,8 +25,8 @@ from service.handlers.deadlines import Context
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.request_ids import request_id_metadata, with_request_id
 from service.shutdown import Shutdown
-from service.telemetry.metrics import Metrics
 from service.telemetry.call_facts import text_of
+from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import Tracer, current_request
 from service.telemetry.spans import describe_span
 
@@ -47,7 +47,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Calls with one answer and streams are counted separately, so that idle streams do not keep other calls out.
     """
 
-    def __init__(self, metrics: Metrics, max_in_flight: int, shutdown: Shutdown, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        max_in_flight: int,
+        shutdown: Shutdown,
+        tracer: Tracer | None = None,
+        *,
+        logged_share: float = 1.0,
+    ) -> None:
         """Starts without calls.
 
         Args:
@@ -120,7 +128,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = grpc_code(status)
                 message = status.message
                 answer = rpc_status.to_status(status)
-                return await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *request_id_metadata()))
+                return await context.abort(
+                    answer.code, answer.details, (*answer.trailing_metadata, *request_id_metadata())
+                )
             finally:
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:

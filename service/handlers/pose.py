@@ -10,10 +10,13 @@ from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.deadlines import Context, deadline_of
-from service.handlers.error_statuses import status_of
+from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.estimation import Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
+from service.telemetry.call_facts import item_failed
+from service.telemetry.metrics import Metrics
+from service.telemetry.request_context import current_request
 from service.telemetry.spans import span
 
 
@@ -29,6 +32,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         batch_concurrency: int,
         stream_concurrency: int,
         shutdown: Shutdown,
+        metrics: Metrics,
     ) -> None:
         """Takes what answers queries, and the limits.
 
@@ -39,6 +43,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             batch_concurrency: queries of one batch that are worked on at a time.
             stream_concurrency: queries of one stream that are read before one of them is answered.
             shutdown: ends streams once it has begun.
+            metrics: gets the code and duration of every item of a batch or stream.
         """
         self._estimation = estimation
         self._default_deadline = default_deadline
@@ -46,6 +51,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         self._batch_concurrency = batch_concurrency
         self._stream_concurrency = stream_concurrency
         self._draining = shutdown.begun
+        self._metrics = metrics
 
     async def EstimatePose(  # noqa: N802
         self, request: pose_service_pb2.EstimatePoseRequest, context: Context
@@ -132,13 +138,25 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
+        started = asyncio.get_running_loop().time()
+        code = "OK"
         try:
             current_caller().quota.count_request()
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial)
                 return pose_service_pb2.EstimatePoseResult(response=response)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
         except Exception as error:
-            return pose_service_pb2.EstimatePoseResult(error=status_of(error))
+            status = status_of(error)
+            code = grpc_code(status).name
+            item_failed(code)
+            return pose_service_pb2.EstimatePoseResult(error=status)
+        finally:
+            current = current_request()
+            if current is not None:
+                self._metrics.item_finished(current.method, code, asyncio.get_running_loop().time() - started)
 
     async def _until_draining(
         self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError
@@ -46,6 +46,8 @@ megabytes, and the page may end after the first."""
 
 PIXEL_READS = 4
 """Supports with pixels that a replica reads at a time: Redis keeps every answer that is not read yet in its memory."""
+
+Names: TypeAlias = Sequence[tuple[bytes, float]]
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +129,8 @@ class RedisRegistry:
         supports: list[support_pb2.Support] = []
         size, token = 0, ""
         step = 1 if pixels else min(page_size + 1, OUTLINES_AT_A_TIME)
-        while names := await self._using(
-            # A page of names may hold supports that are gone by now: the list goes on until there are no names left.
-            lambda after=after: self._redis.zrangebyscore(order, f"({after}", "+inf", 0, step, withscores=True)
-        ):
+        # A page of names may hold supports that no longer exist: the list goes on until there are no names left.
+        while names := await self._names(order, after, step):
             for number, name, fields in await self._read(owner, names, pixels):
                 after = number
                 if fields[0] is None or _expired(fields[2]):
@@ -149,7 +149,13 @@ class RedisRegistry:
     async def delete(self, owner: str, name: str) -> None:
         """See `SupportRegistry.delete`."""
         key = cache_key(owner, name)
-        keys = (support_key(owner, name), _owned("order", owner), _owned("bytes", owner), EXPIRY, f"{PREFIX}deleted:{key}")
+        keys = (
+            support_key(owner, name),
+            _owned("order", owner),
+            _owned("bytes", owner),
+            EXPIRY,
+            f"{PREFIX}deleted:{key}",
+        )
         arguments = (name, key, CHANNEL, uuid.uuid4().hex)
         if not await self._using(lambda: self._delete(keys, arguments)):
             raise not_found(name)
@@ -192,7 +198,14 @@ class RedisRegistry:
             raise StorageQuotaError(owner, answer[4], len(outline) + len(content), max_bytes)
         return _support(support.name, *answer[:3]), bool(answer[3])
 
-    async def _read(self, owner: str, names: list[tuple[bytes, float]], pixels: bool) -> list[tuple[int, str, Any]]:
+    async def _names(self, order: str, after: int, count: int) -> Names:
+        """The names after a number, with their numbers."""
+        names: Names = await self._using(
+            lambda: self._redis.zrangebyscore(order, f"({after}", "+inf", 0, count, withscores=True)
+        )
+        return names
+
+    async def _read(self, owner: str, names: Names, pixels: bool) -> Sequence[tuple[int, str, Any]]:
         """Number, name and fields of some supports."""
 
         async def read() -> Any:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,12 +135,15 @@ class SqliteRegistry:
     async def everything(self) -> AsyncIterator[tuple[str, support_pb2.Support]]:
         """See `SupportRegistry.everything`. Damaged supports are left out, and logged."""
         position = ("", 0)
-        while rows := await self._run(lambda connection, after=position: _after(connection, *after)):  # type: ignore[misc]
-            for owner, number, name, *columns in rows:
+        while True:
+            rows = await self._run(partial(_after, owner=position[0], number=position[1]))
+            if not rows:
+                return
+            for owner, number, name, content, checksum, expire_time in rows:
                 position = (owner, number)
-                if not _expired(columns[2]):
+                if not _expired(expire_time):
                     with _logged_damage():
-                        yield owner, _support(name, *columns)
+                        yield owner, _support(name, content, checksum, expire_time)
 
     async def close(self) -> None:
         """See `SupportRegistry.close`."""
@@ -267,14 +271,14 @@ def _create(
                 later = later_expiry(row[2], expire_time)
                 existing = _support(support.name, row[0], row[1], later)
                 if later != row[2]:
-                    connection.execute("UPDATE supports SET expire_time = ? WHERE owner = ? AND name = ?", (later, *key))
+                    connection.execute(
+                        "UPDATE supports SET expire_time = ? WHERE owner = ? AND name = ?", (later, *key)
+                    )
                 return existing, True
         if row is not None:
             _remove(connection, *key)
-        used, last = connection.execute("SELECT bytes, last_number FROM owners WHERE owner = ?", (owner,)).fetchone() or (
-            0,
-            0,
-        )
+        totals = connection.execute("SELECT bytes, last_number FROM owners WHERE owner = ?", (owner,)).fetchone()
+        used, last = totals or (0, 0)
         if max_bytes and used + size > max_bytes:
             raise StorageQuotaError(owner, used, size, max_bytes)
         connection.execute(
@@ -287,11 +291,10 @@ def _create(
 
 def _remove(connection: sqlite3.Connection, owner: str, name: str) -> int:
     """Removes a support within a transaction; returns how many there were, 0 or 1."""
-    connection.execute(
-        "UPDATE owners SET bytes = bytes - (SELECT length(outline) + length(support) FROM supports "
-        "WHERE owner = ?1 AND name = ?2) WHERE owner = ?1 AND EXISTS (SELECT 1 FROM supports WHERE owner = ?1 AND name = ?2)",
-        (owner, name),
-    )
+    (size,) = connection.execute(
+        "SELECT SUM(length(outline) + length(support)) FROM supports WHERE owner = ? AND name = ?", (owner, name)
+    ).fetchone()
+    connection.execute("UPDATE owners SET bytes = bytes - ? WHERE owner = ?", (size or 0, owner))
     return connection.execute("DELETE FROM supports WHERE owner = ? AND name = ?", (owner, name)).rowcount
 
 

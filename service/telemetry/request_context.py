@@ -115,7 +115,10 @@ def request_scope(
         with _entered(CurrentRequest(identity, method, parent["trace"] if parent else "", None, invalid)) as request:
             yield request
         return
-    with tracer.request(path, texts) as trace_id, _entered(CurrentRequest(identity, method, trace_id, tracer, invalid)) as request:
+    with (
+        tracer.request(path, texts) as trace_id,
+        _entered(CurrentRequest(identity, method, trace_id, tracer, invalid)) as request,
+    ):
         tracer.describe({"capeserve.request_id": identity})
         yield request
 
