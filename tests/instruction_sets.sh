@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests marked `cpu` under every instruction set that this CPU has and that can be imposed on it, so that one
+# Runs the tests marked `instruction_sets` under every instruction set that this CPU has and that can be imposed on it, so that one
 # machine sees what another would.
 #
 # oneDNN, inside OpenVINO and PyTorch, reads ONEDNN_MAX_CPU_ISA (older: DNNL_MAX_CPU_ISA); PyTorch's own kernels read
@@ -13,7 +13,7 @@ tested() {
     local limit=$1 aten=$2 mkl=$3
     echo "instruction set: $limit"
     ONEDNN_MAX_CPU_ISA=$limit DNNL_MAX_CPU_ISA=$limit ATEN_CPU_CAPABILITY=$aten MKL_ENABLE_INSTRUCTIONS=$mkl \
-        "$python" -m pytest -m cpu -q -n logical --maxprocesses 4 --dist loadfile
+        "$python" -m pytest -m instruction_sets -q -n logical --maxprocesses 4 --dist loadfile
 }
 
 if ! has avx2; then
