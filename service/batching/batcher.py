@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest, Role
-from service.batching.queues import Row, RowQueue, RowResult
-from service.engines.base import Engine
+from service.batching.queues import BatchItem, ComponentQueue
+from service.engines.base import BatchObserver, BatchResult, Engine
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -61,30 +61,8 @@ UNKNOWN_RETRY = 1.0
 """Seconds after which to come back to a full queue whose speed has not been measured yet."""
 
 
-class BatchObserver:
-    """Is told what happens to rows and batches; the base does nothing with it."""
-
-    def queue_depth(self, component: str, rows: int) -> None:
-        """`rows` wait for `component` now."""
-
-    def batch_started(self, component: str, waits: Sequence[float]) -> None:
-        """A batch starts; its rows have waited for so many seconds each."""
-
-    def row_dropped(self, component: str, reason: str) -> None:
-        """A row has left unserved: 'deadline', 'cancelled', 'full' or 'engine'."""
-
-    def run_finished(self, component: str, seconds: float) -> None:
-        """The engine has run a batch in `seconds`."""
-
-    def run_failed(self, component: str) -> None:
-        """The engine has failed on a batch, or hangs."""
-
-    def engine_healthy(self, healthy: bool) -> None:
-        """The engine hangs, or answers again."""
-
-
 class Batcher:
-    """Runs rows of many callers in batches on an engine. Implements `service.engines.base.RowRunner`."""
+    """Runs rows of many callers in batches on an engine. Implements `service.engines.base.BatchRunner`."""
 
     def __init__(
         self,
@@ -118,7 +96,7 @@ class Batcher:
         most = max_batch or engine.useful_batch
         limits = {name: most for name in order if most and CHAIN[last_role[name]] == "image_backbone"}
         self._queues = {
-            name: RowQueue(
+            name: ComponentQueue(
                 min(limits.get(name, sys.maxsize), manifest.components[name].max_batch_size),
                 uneven=CHAIN[last_role[name]] in UNEVEN,
             )
@@ -137,7 +115,7 @@ class Batcher:
         self._runs: set[asyncio.Task[None]] = set()
         self._running: dict[asyncio.Task[None], tuple[str, int, float]] = {}
         self._hanging = 0
-        self._pending: set[asyncio.Future[RowResult]] = set()
+        self._pending: set[asyncio.Future[BatchResult]] = set()
         self._settling = False
         # A batch belongs to several requests: what it logs must not carry the name of the one that started it.
         self._nobody = Context()
@@ -176,7 +154,7 @@ class Batcher:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         deadline: float | None = None,
-    ) -> RowResult:
+    ) -> BatchResult:
         """Runs a component on one batch item. Cancelling the caller takes the row out of the queue.
 
         Args:
@@ -191,7 +169,7 @@ class Batcher:
             EngineError: the engine failed on the row's batch, hangs, or the batcher is closed.
         """
         loop = asyncio.get_running_loop()
-        row = Row(
+        row = BatchItem(
             number=next(self._numbers),
             component=component,
             inputs=inputs,
@@ -230,26 +208,26 @@ class Batcher:
         # Waiting for threads would wait for a hanging run.
         self._pool.shutdown(wait=False)
 
-    def _check_admission(self, row: Row) -> None:
+    def _check_admission(self, row: BatchItem) -> None:
         if self._closed:
             raise EngineError(row.component, "the server is shutting down")
         if not self.healthy:
             raise EngineError(row.component, "the engine does not answer")
         if self._is_late(row, row.submitted) or self._would_be_late(row, row.submitted):
-            self._observer.row_dropped(row.component, "deadline")
+            self._observer.item_dropped(row.component, "deadline")
             raise DeadlineError(TOO_LATE)
         if row.component in self._entrances and self.queued >= self._max_queue:
-            self._observer.row_dropped(row.component, "full")
+            self._observer.item_dropped(row.component, "full")
             seconds = sum(queue.time_to_empty() for queue in self._queues.values()) / self._engine.concurrency
             raise QueueFullError(seconds or UNKNOWN_RETRY)
 
-    def _is_late(self, row: Row, now: float) -> bool:
+    def _is_late(self, row: BatchItem, now: float) -> bool:
         """Whether a row that starts now cannot be done by its deadline."""
         if row.deadline is None:
             return False
         return row.deadline <= now + self._queues[row.component].run_time(1, now)
 
-    def _would_be_late(self, row: Row, now: float) -> bool:
+    def _would_be_late(self, row: BatchItem, now: float) -> bool:
         """Whether a new request stands too far back in the queue to be answered by its deadline.
 
         Were it let in, it would be served too late, or just in time for the one behind it to be too late: under
@@ -270,7 +248,7 @@ class Batcher:
             seconds += max(0.0, started + self._queues[component].run_time(size, now) - now)
         return now + MARGIN * seconds / self._engine.concurrency > row.deadline
 
-    def _cannot_finish(self, row: Row, batch: int, now: float) -> bool:
+    def _cannot_finish(self, row: BatchItem, batch: int, now: float) -> bool:
         """Whether a row whose batch starts now, with so many rows, will not be answered by its deadline."""
         if row.deadline is None:
             return False
@@ -279,7 +257,7 @@ class Batcher:
             seconds += self._queues[follower].run_time(batch, now)
         return row.deadline <= now + seconds
 
-    def _expire(self, row: Row, deadline: float) -> None:
+    def _expire(self, row: BatchItem, deadline: float) -> None:
         """Fails a row whose time is up: a waiting one a run's length before its deadline, others at it."""
         loop = asyncio.get_running_loop()
         if self._queues[row.component].remove(row):
@@ -289,8 +267,8 @@ class Batcher:
             return
         row.fail(DeadlineError(TOO_LATE))
 
-    def _dropped(self, row: Row, reason: str) -> None:
-        self._observer.row_dropped(row.component, reason)
+    def _dropped(self, row: BatchItem, reason: str) -> None:
+        self._observer.item_dropped(row.component, reason)
         self._observer.queue_depth(row.component, self._queues[row.component].rows)
 
     def _dispatch_after(self, turns: int) -> None:
@@ -321,12 +299,12 @@ class Batcher:
             self._returning += size
         self._dispatch_after(0 if component in self._lasts else SETTLING_TURNS)
 
-    def _next_batch(self) -> list[Row]:
+    def _next_batch(self) -> list[BatchItem]:
         """The rows that go next; none if nothing waits."""
         now = asyncio.get_running_loop().time()
         for component, queue in self._queues.items():
             while queue.rows:
-                batch: list[Row] = []
+                batch: list[BatchItem] = []
                 taken = queue.take()
                 for row in taken:
                     if self._is_late(row, now) or self._cannot_finish(row, len(taken), now):
@@ -341,7 +319,7 @@ class Batcher:
                     return batch
         return []
 
-    async def _run(self, batch: list[Row]) -> None:
+    async def _run(self, batch: list[BatchItem]) -> None:
         """Runs one batch and hands out what comes of it."""
         loop = asyncio.get_running_loop()
         component = batch[0].component
@@ -367,9 +345,9 @@ class Batcher:
             for index, (row, waited) in enumerate(zip(batch, waits, strict=True)):
                 if not row.future.done():
                     outputs = {name: array[index] for name, array in results.items()}
-                    row.future.set_result(RowResult(outputs, waited, now - started))
+                    row.future.set_result(BatchResult(outputs, waited, now - started))
 
-    def _compute(self, batch: list[Row]) -> dict[str, npt.NDArray[Any]]:
+    def _compute(self, batch: list[BatchItem]) -> dict[str, npt.NDArray[Any]]:
         """Stacks rows and runs them; in a thread of the pool."""
         first = batch[0]
         if len(batch) == 1:
@@ -382,7 +360,7 @@ class Batcher:
                 raise EngineError(first.component, f"no {name!r} for each of {len(batch)} rows")
         return outputs
 
-    async def _sit_out(self, call: asyncio.Future[dict[str, npt.NDArray[Any]]], batch: list[Row]) -> None:
+    async def _sit_out(self, call: asyncio.Future[dict[str, npt.NDArray[Any]]], batch: list[BatchItem]) -> None:
         """Fails everybody while a run hangs, and returns should it ever end: a thread cannot be stopped."""
         component = batch[0].component
         self._hanging += 1
