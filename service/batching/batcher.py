@@ -14,36 +14,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cape.manifest import Manifest, Role
+from cape.manifest import Manifest
 from service.batching.queues import BatchItem, ComponentQueue
 from service.engines.base import BatchObserver, BatchResult, Engine
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
-
-CHAIN: tuple[Role, ...] = (
-    "image_backbone",
-    "capellm_vision",
-    "text_encoder",
-    "support_fusion",
-    "pose_decoder",
-    "capellm_decoder",
-)
-"""Roles in the order in which a request passes them."""
-
-ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
-"""Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
-carry on work that is already paid for, and cannot be more than the requests that were let in."""
-
-UNEVEN: frozenset[Role] = frozenset({"capellm_decoder"})
-"""Roles whose rows differ much in cost: a prefix is an image and an instruction, a step a few tokens. Judged by the
-mean of both, a last step would be called off whose deadline leaves more than enough time."""
 
 SETTLING_TURNS = 12
 """Turns of the event loop, at most, between the end of a batch and the choice of the next one. A request whose row was
@@ -88,28 +70,26 @@ class Batcher:
         self._max_queue = max_queue
         self._hang_seconds = hang_seconds
         self._observer = observer or BatchObserver()
-        last_role = dict.fromkeys(manifest.components, 0)
-        for system in manifest.systems.values():
-            for role, component in system.components.items():
-                last_role[component] = max(last_role[component], CHAIN.index(role))
-        order = sorted(last_role, key=lambda name: -last_role[name])
-        most = max_batch or engine.useful_batch
-        limits = {name: most for name in order if most and CHAIN[last_role[name]] == "image_backbone"}
+        scheduling = {name: manifest.scheduling(name) for name in manifest.components}
+        order = sorted(scheduling, key=lambda name: -scheduling[name].stage)
+        most = max_batch or engine.useful_batch or sys.maxsize
         self._queues = {
             name: ComponentQueue(
-                min(limits.get(name, sys.maxsize), manifest.components[name].max_batch_size),
-                uneven=CHAIN[last_role[name]] in UNEVEN,
+                min(most if _takes_images(manifest, name) else sys.maxsize, manifest.components[name].max_batch_size),
+                uneven=scheduling[name].uneven_cost,
             )
             for name in order
         }
-        self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
-        self._followers = {
-            system.components["image_backbone"]: system.components["pose_decoder"]
-            for system in manifest.systems.values()
-            if {"image_backbone", "pose_decoder"} <= system.components.keys()
-        }
-        # Whose rows are a request's last: it is answered then and does not come back.
-        self._lasts = {name for name in order if CHAIN[last_role[name]] == "pose_decoder"}
+        self._entrances = {name for name in order if scheduling[name].entrance}
+        paths = [manifest.query_components(system) for system in manifest.systems]
+        # Several systems may share a backbone: what follows it is not one component but a set.
+        self._followers: dict[str, set[str]] = {}
+        for path in paths:
+            for first, second in pairwise(path):
+                if not scheduling[second].uneven_cost:
+                    self._followers.setdefault(first, set()).add(second)
+        # Components that finish a request, which is answered then and does not come back.
+        self._lasts = {path[-1] for path in paths if path and not scheduling[path[-1]].uneven_cost}
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
@@ -240,10 +220,11 @@ class Batcher:
         ahead, place = divmod(own.rows, own.full_batch)
         rows = ahead * own.full_batch + max(place + 1, min(own.usual_batch, own.full_batch))
         seconds = own.serving_time(rows, now)
-        if follower := self._followers.get(row.component):
-            under_way = sum(size for component, size, _ in self._running.values() if component == row.component)
-            waiting = self._queues[follower].rows
-            seconds += self._queues[follower].serving_time(rows + under_way + waiting, now)
+        under_way = sum(size for component, size, _ in self._running.values() if component == row.component)
+        seconds += max(
+            (queue.serving_time(rows + under_way + queue.rows, now) for queue in self._following(row.component)),
+            default=0.0,
+        )
         for component, size, started in self._running.values():
             seconds += max(0.0, started + self._queues[component].run_time(size, now) - now)
         return now + MARGIN * seconds / self._engine.concurrency > row.deadline
@@ -253,9 +234,12 @@ class Batcher:
         if row.deadline is None:
             return False
         seconds = self._queues[row.component].run_time(batch, now)
-        if follower := self._followers.get(row.component):
-            seconds += self._queues[follower].run_time(batch, now)
+        seconds += max((queue.run_time(batch, now) for queue in self._following(row.component)), default=0.0)
         return row.deadline <= now + seconds
+
+    def _following(self, component: str) -> list[ComponentQueue]:
+        """Queues of the components that a query passes next, one per system that shares `component`."""
+        return [self._queues[name] for name in self._followers.get(component, ())]
 
     def _expire(self, row: BatchItem, deadline: float) -> None:
         """Fails a row whose time is up: a waiting one a run's length before its deadline, others at it."""
@@ -380,3 +364,8 @@ class Batcher:
         self._hanging -= 1
         self._observer.engine_healthy(self.healthy)
         logger.warning("%s: the engine answers again", component)
+
+
+def _takes_images(manifest: Manifest, component: str) -> bool:
+    """Whether batch items of a component are crops."""
+    return any(tensor.name == "image" and tensor.dtype == "uint8" for tensor in manifest.components[component].inputs)
