@@ -22,13 +22,13 @@ def load_any(path: Path, text_encoder: Path | None, tokenizer: Path | None) -> C
         tokenizer: tokenizer.json, where the checkpoint does not bring one.
     """
     from cape.checkpoints import CheckpointError, load_checkpoint
-    from cape.published import open_published
-    from cape.published_layouts import PublishedCheckpointError
-    from cape.towers import TowerError
+    from cape.pretrained.packages import PretrainedError
+    from cape.published.key_names import PublishedCheckpointError
+    from cape.published.reading import open_published
 
     try:
         if path.suffix in PUBLISHED_SUFFIXES:
             return open_published(path, text_encoder=text_encoder, tokenizer=tokenizer)[0]
         return load_checkpoint(path, tokenizer)
-    except (CheckpointError, PublishedCheckpointError, TowerError) as error:
+    except (CheckpointError, PublishedCheckpointError, PretrainedError) as error:
         raise click.ClickException(str(error)) from None

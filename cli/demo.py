@@ -101,7 +101,7 @@ def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
     """Exports the checkpoint, unless the repository was made from it by this version."""
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint
-        from cape.towers import TowerError
+        from cape.pretrained.packages import PretrainedError
         from export.graph import ExportError
         from export.repository import export_repository
     except ModuleNotFoundError as error:
@@ -115,7 +115,7 @@ def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
         out.print(f"exporting {checkpoint} to {repository}")
         with step_progress() as progress:
             return export_repository(loaded, repository, force=True, progress=progress).manifest
-    except (CheckpointError, ExportError, TowerError) as error:
+    except (CheckpointError, ExportError, PretrainedError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -231,7 +231,8 @@ def _score(demonstration: _Demonstration, target: str) -> None:
 
 def _measure(demonstration: _Demonstration, requests: int) -> None:
     """Prints the latency table, and writes it as Markdown."""
-    from benchmarks.latency.live_server import describe_machine, latency_markdown, latency_table, measure_latency
+    from benchmarks.harness.machine import describe_machine
+    from benchmarks.latency.live_server import latency_markdown, latency_table, measure_latency
 
     client, manifest = demonstration.client, demonstration.manifest
     demonstration.out.print(f"measuring {requests} warm and {requests} cold requests")

@@ -113,7 +113,7 @@ def measure_run(
         progress: told often.
 
     Raises:
-        DatasetError, CheckpointError, TowerError: as `train`.
+        DatasetError, CheckpointError, PretrainedError: as `train`.
         ValueError: the folder holds a run of another configuration.
     """
     configuration = for_system(base, system, seed)

@@ -18,14 +18,14 @@ import numpy as np
 
 from benchmarks.capellm.systems import SYSTEM as CAPELLM
 from benchmarks.cost.measurement import Sizes, measure_cost, published_configuration
-from benchmarks.latency.live_server import describe_machine
+from benchmarks.harness.machine import describe_machine
 from cape.annotations import read_support
 from cape.checkpoints import Checkpoint, untrained
 from cape.client import Client
 from cape.configuration import SystemName
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from cape.predictor import Predictor
-from cape.towers import bert_tokenizer
+from cape.pretrained.text_encoders import bert_tokenizer
 from export.repository import export_repository
 from tests import golden_models as golden
 

@@ -10,8 +10,10 @@ import torch
 
 from cape.checkpoints import CheckpointError
 from cape.configuration import SystemConfiguration
-from cape.published import read_published, recognise
-from cape.published_layouts import PublishedCheckpointError, convert
+from cape.models.swin import SwinV2
+from cape.published.key_names import PublishedCheckpointError, convert
+from cape.published.reading import read_published
+from cape.published.recognition import recognise
 from tests import golden_models as golden
 
 EXPECTED = {
@@ -124,21 +126,78 @@ def test_a_checkpoint_of_another_system_is_refused(small_state: dict[str, torch.
         recognise(small_state, "capex")
 
 
-def test_mmcv_files_are_read_without_running_code_from_them(tmp_path: Path) -> None:
-    state = {"backbone.norm.weight": torch.ones(2), "keypoint_head.input_proj.bias": torch.ones(2)}
-    torch.save(
-        {"state_dict": state, "meta": {"best_score": np.float64(0.9)}, "optimizer": {"lr": 0.1}}, tmp_path / "good.pth"
-    )
-    assert set(read_published(tmp_path / "good.pth")) == set(state)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module.model._orig_mod."])
+def test_a_prefix_of_every_key_is_removed(tmp_path: Path, prefix: str) -> None:
+    keys = ("backbone.norm.weight", "keypoint_head.input_proj.bias", "text_backbone.model.weight")
+    torch.save({"state_dict": {prefix + key: torch.ones(2) for key in keys}}, tmp_path / "prefix.pth")
+    assert set(read_published(tmp_path / "prefix.pth")) == set(keys)
 
-    class Payload:
-        def __reduce__(self) -> tuple[object, ...]:
-            return (Path.touch, (tmp_path / "executed",))
 
-    torch.save({"state_dict": state, "meta": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(PublishedCheckpointError, match=r"evil\.pth: not a file of tensors"):
-        read_published(tmp_path / "evil.pth")
-    assert not (tmp_path / "executed").exists()
+def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
+    keys = ("backbone.norm.weight", "keypoint_head.input_proj.bias")
+    state = {prefix + key: torch.ones(2) for key in keys for prefix in ("student.", "teacher.")}
+    torch.save({"state_dict": state}, tmp_path / "two.pth")
+    with pytest.raises(PublishedCheckpointError, match=r"several models, under 'student\.', 'teacher\.'"):
+        read_published(tmp_path / "two.pth")
+
+
+def test_parameters_of_no_known_part_are_refused(tmp_path: Path) -> None:
+    keys = ("backbone.norm.weight", "keypoint_head.input_proj.bias", "refiner.weight")
+    torch.save({"state_dict": {key: torch.ones(2) for key in keys}}, tmp_path / "extra.pth")
+    with pytest.raises(PublishedCheckpointError, match=r"1 parameters belong to no known part .* 'refiner\.weight'"):
+        read_published(tmp_path / "extra.pth")
+
+
+def test_a_checkpoint_of_a_run_that_diverged_is_refused_by_the_parameter(
+    small_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    broken = small_state["keypoint_head.input_proj.bias"].clone()
+    broken[3] = torch.nan
+    torch.save({"state_dict": small_state | {"keypoint_head.input_proj.bias": broken}}, tmp_path / "nan.pth")
+    with pytest.raises(PublishedCheckpointError, match=r"not a finite number in keypoint_head\.input_proj\.bias"):
+        read_published(tmp_path / "nan.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("encoder_query.layer4.2.conv3.weight", "CapeFormer with its ResNet-50 encoders"),
+        ("backbone.layer4.2.conv3.weight", "a ResNet backbone"),
+        ("backbone.blocks.0.attn.qkv.weight", "a DINO or DINOv2 backbone"),
+        ("backbone.model.visual.proj", "a CLIP image backbone"),
+    ],
+)
+def test_a_backbone_that_is_not_supported_is_refused_by_name(tmp_path: Path, key: str, named: str) -> None:
+    state = {key: torch.ones(1), "keypoint_head.input_proj.bias": torch.ones(2)}
+    torch.save({"state_dict": state}, tmp_path / "other.pth")
+    with pytest.raises(PublishedCheckpointError, match=f"{named} .*is not supported; read are Swin V2 backbones"):
+        read_published(tmp_path / "other.pth")
+
+
+def position_table(window: int, pretrained: int) -> torch.Tensor:
+    """Microsoft's relative_coords_table: [1, 2w − 1, 2w − 1, 2], logarithmic coordinates."""
+    offsets = torch.arange(-(window - 1), window, dtype=torch.float32) / (pretrained - 1) * 8
+    axis = offsets.sign() * (offsets.abs() + 1).log2() / 3
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).unsqueeze(0)
+
+
+def test_positions_scaled_to_the_window_of_pretraining_stay_so(small_state: dict[str, torch.Tensor]) -> None:
+    """swinv2_base_patch4_window12to16: windows of 16 (8 in the last stage), pretrained with 12 (6 in the last)."""
+    state, windows = dict(small_state), [(16, 12), (16, 12), (16, 12), (8, 6)]
+    for stage, (window, pretrained) in enumerate(windows):
+        for block in range((2, 2, 6, 2)[stage]):
+            key = f"backbone.layers.{stage}.blocks.{block}.attn.relative_coords_table"
+            state[key] = position_table(window, pretrained)
+    backbone = recognise(state).backbone
+    assert backbone.pretrained_windows == (12, 12, 12, 6)
+    model = SwinV2(backbone).model
+    for stage, (window, pretrained) in enumerate(windows):
+        attention = model.encoder.layers[stage].blocks[0].attention.self
+        torch.testing.assert_close(attention.relative_coords_table, position_table(window, pretrained))
+    assert recognise(small_state).backbone.pretrained_windows == ()
+    state["backbone.layers.0.blocks.0.attn.relative_coords_table"] = position_table(16, 12) * 1.5
+    with pytest.raises(PublishedCheckpointError, match="not the relative coordinates of any pretrained window"):
+        recognise(state)
 
 
 def test_files_that_are_no_checkpoint_say_so(tmp_path: Path) -> None:
@@ -148,7 +207,7 @@ def test_files_that_are_no_checkpoint_say_so(tmp_path: Path) -> None:
     with pytest.raises(PublishedCheckpointError, match="not a file of tensors"):
         read_published(tmp_path / "text.pth")
     torch.save({"state_dict": {"module.weight": torch.ones(1)}}, tmp_path / "other.pth")
-    with pytest.raises(PublishedCheckpointError, match=r"no key starts with 'backbone\.' \(found: module\)"):
+    with pytest.raises(PublishedCheckpointError, match=r"no key starts with 'backbone\.' \(found: weight\)"):
         read_published(tmp_path / "other.pth")
 
 

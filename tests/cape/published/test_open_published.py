@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cape.checkpoints import CheckpointError
-from cape.published import open_published
-from cape.towers import MINILM_PACKAGE, TowerError, package_folder
+from cape.pretrained.packages import MINILM_PACKAGE, PretrainedError, package_folder
+from cape.published.reading import open_published
 from tests import golden_models as golden
-from tests.cape.test_text_towers import GTE_CONFIG, folder_with, openai_clip_state, original_gte_state
+from tests.cape.pretrained.test_text_encoders import GTE_CONFIG, folder_with, openai_clip_state, original_gte_state
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_gte_tower_in_the_file_is_found_and_loaded(capex_state: dict[str, torc
 def test_a_clip_tower_in_the_file_is_found_and_loaded(capex_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state = narrowed(capex_state, 24) | {f"text_backbone.model.{k}": v for k, v in openai_clip_state().items()}
     path = written(tmp_path / "capex_clip.pth", state)
-    with pytest.raises(TowerError, match=r"needs its tokenizer: give its tokenizer\.json"):
+    with pytest.raises(PretrainedError, match=r"needs its tokenizer: give its tokenizer\.json"):
         open_published(path)
     tokenizer = package_folder(MINILM_PACKAGE) / "model" / "tokenizer.json"
     checkpoint, recognised = open_published(path, tokenizer=tokenizer)
@@ -57,14 +57,14 @@ def test_a_file_without_its_tower_asks_for_the_folder_and_takes_it(
     capex_state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     path = written(tmp_path / "capex.pth", narrowed(capex_state, 128))
-    with pytest.raises(TowerError, match=r"brings no text encoder: .*config\.json, tokenizer\.json"):
+    with pytest.raises(PretrainedError, match=r"brings no text encoder: .*config\.json, tokenizer\.json"):
         open_published(path)
     (tmp_path / "gte").mkdir()
     folder = folder_with(tmp_path / "gte", GTE_CONFIG, original_gte_state())
     checkpoint, recognised = open_published(path, text_encoder=folder)
     assert checkpoint.tokenizer == folder / "tokenizer.json"
     assert "in the file" not in recognised
-    with pytest.raises(TowerError, match="texts of width 128, but the checkpoint projects 768"):
+    with pytest.raises(PretrainedError, match="texts of width 128, but the checkpoint projects 768"):
         open_published(written(tmp_path / "wide.pth", capex_state), text_encoder=folder)
 
 

@@ -1,4 +1,4 @@
-"""Text towers as others name their parameters → as transformers names them.
+"""Text encoders as others name their parameters → as transformers names them.
 
 Three layouts occur: transformers' own, the original `NewModel` of gte-base-en-v1.5 (queries, keys and values
 packed, gate and up projection packed), and OpenAI's CLIP (attention packed, projection transposed).
@@ -15,7 +15,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 HEAD_WIDTH = 64
-"""Width of an attention head in gte-base, BERT-base and every CLIP text tower: shapes alone do not tell it."""
+"""Width of an attention head in gte-base, BERT-base and every CLIP text encoder: shapes alone do not tell it."""
 
 GTE_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 GTE_NTK_FACTOR = 2.0
@@ -26,7 +26,7 @@ TEXT_ANCHORS = {
     "text_model.embeddings.token_embedding.weight": "clip",
     "token_embedding.weight": "clip",
 }
-"""A key that every tower of a layout has → its kind; whatever stands before it is a prefix of all keys."""
+"""A key that every text encoder of a layout has → its kind; whatever stands before it is a prefix of all keys."""
 
 
 def is_original_gte(state: Mapping[str, Tensor]) -> bool:
@@ -81,8 +81,8 @@ def clip_from_openai(state: Mapping[str, Tensor]) -> State:
     return out
 
 
-def find_tower(state: Mapping[str, Tensor]) -> tuple[str, State] | None:
-    """Finds a text tower among the keys of a checkpoint, under whatever prefix it stands.
+def find_text_encoder(state: Mapping[str, Tensor]) -> tuple[str, State] | None:
+    """Finds a text encoder among the keys of a checkpoint, under whatever prefix it stands.
 
     Returns:
         Its kind ('gte' or 'clip') and its parameters as transformers names them; None where there is none.
@@ -103,6 +103,51 @@ def find_tower(state: Mapping[str, Tensor]) -> tuple[str, State] | None:
                 for name, value in inner.items()
                 if name.startswith(wanted) and not name.endswith("position_ids")
             }
+    return None
+
+
+def bert_from_folder(state: Mapping[str, Tensor]) -> State:
+    """A BERT under whatever prefix → transformers' `BertModel` without its pooler; {} where there is none.
+
+    Files converted from TensorFlow call the scale and shift of a LayerNorm gamma and beta.
+    """
+    anchor = "embeddings.word_embeddings.weight"
+    prefix = next((key.removesuffix(anchor) for key in state if key == anchor or key.endswith(f".{anchor}")), None)
+    if prefix is None:
+        return {}
+    out: State = {}
+    for key, value in state.items():
+        name = key.removeprefix(prefix)
+        if (
+            key.startswith(prefix)
+            and name.startswith(("embeddings.", "encoder."))
+            and not name.endswith("position_ids")
+        ):
+            name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+            out[re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)] = value
+    return out
+
+
+def unsupported_settings(kind: str, document: Mapping[str, Any]) -> str | None:
+    """What a Hugging Face config.json asks for that these models do not compute; None where there is nothing.
+
+    Args:
+        kind: 'gte', 'bert' or 'clip'.
+        document: the parsed file.
+    """
+    supported: dict[str, dict[str, Any]] = {
+        "gte": {"position_embedding_type": "rope", "layer_norm_type": "layer_norm", "logn_attention_scale": False},
+        "bert": {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+    }
+    for name, value in supported.get(kind, {}).items():
+        if document.get(name) is not None and document[name] != value:
+            return f"{name} {document[name]!r} is not supported, {value!r} is"
+    scaling = document.get("rope_scaling") or {}
+    scaled = scaling.get("type") or scaling.get("rope_type") or (document.get("rope_parameters") or {}).get("rope_type")
+    if kind == "gte" and scaled not in (None, "default", "ntk"):
+        return f"rotary embeddings with {scaled!r} scaling are not supported, 'ntk' are"
+    if kind == "gte" and scaling.get("mixed_b") is not None:
+        return "rope_scaling.mixed_b is not supported"
     return None
 
 

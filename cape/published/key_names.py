@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from cape.text_layouts import find_tower
+from cape.pretrained.text_layouts import find_text_encoder
+from cape.pretrained.weight_files import WeightsError
 
 State = dict[str, Tensor]
 
@@ -17,7 +18,7 @@ COMPUTED = ("relative_coords_table", "relative_position_index", "attn_mask")
 """Buffers that a model computes for itself."""
 
 
-class PublishedCheckpointError(ValueError):
+class PublishedCheckpointError(WeightsError):
     """A file that is not a published checkpoint, or only a part of one; says which keys."""
 
 
@@ -115,7 +116,7 @@ def under(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def convert(state: Mapping[str, Tensor]) -> State:
-    """Renames a published state dict to that of `System`; a text tower only where the file brings one.
+    """Renames a published state dict to that of `System`; a text encoder only where the file brings one.
 
     Raises:
         PublishedCheckpointError: a part of a packed parameter is missing; names its key.
@@ -124,7 +125,7 @@ def convert(state: Mapping[str, Tensor]) -> State:
         backbone, head = _swin(under(state, "backbone.")), _head(under(state, "keypoint_head."))
     except KeyError as error:
         raise PublishedCheckpointError(f"missing key 'keypoint_head.{error.args[0]}'") from None
-    found = find_tower(under(state, TEXT_PREFIX))
+    found = find_text_encoder(under(state, TEXT_PREFIX))
     return {
         **{f"image_backbone.network.model.{key}": value for key, value in backbone.items()},
         **{f"text_encoder.tower.{key}": value for key, value in (found[1] if found else {}).items()},
