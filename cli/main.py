@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "Show why keypoints are found where they are.",
     "export": "Turn a checkpoint into a model repository.",
     "pack": "Store a checkpoint in half precision, to hand it on.",
+    "playground": "Serve a web page to try it, a JSON API and labelling back ends.",
     "quantise": "Store a repository's image backbone in int8, calibrated and checked.",
     "serve": "Serve a model repository over gRPC.",
     "soak": "Send mixed traffic under random faults, and count what becomes of it.",
@@ -36,6 +37,9 @@ EXTRAS = {
     "accelerate": "train",
     "peft": "llm",
     "litserve": "bench",
+    "python_multipart": "gateway",
+    "starlette": "gateway",
+    "uvicorn": "gateway",
     "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""

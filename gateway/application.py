@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,6 +54,11 @@ def create_application(settings: GatewaySettings) -> Starlette:
             return problem_response(error)
         return PlainTextResponse("ready\n")
 
+    async def offers(_: Request) -> Response:
+        """What the playground offers beside the server's own."""
+        found = await asyncio.to_thread(list_examples, settings.examples)
+        return JSONResponse(found | {"documentation": settings.documentation is not None})
+
     routes: list[BaseRoute] = [
         *endpoints.routes(lambda: upstream[-1], settings.max_body_bytes),
         Route("/openapi.json", _openapi),
@@ -60,7 +66,7 @@ def create_application(settings: GatewaySettings) -> Starlette:
         Route("/problems/{name}", _problem_type),
         Route("/healthz", lambda _: PlainTextResponse("alive\n")),
         Route("/readyz", ready),
-        Route("/examples.json", lambda _: JSONResponse(list_examples(settings.examples))),
+        Route("/playground.json", offers),
     ]
     if settings.examples is not None and settings.examples.is_dir():
         routes.append(Mount("/examples", StaticFiles(directory=settings.examples)))

@@ -23,7 +23,8 @@ export async function call(path, options = {}) {
   if (token()) headers.Authorization = `Bearer ${token()}`;
   let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    // "./", because "v1:estimatePose" alone reads like a URL with a scheme of its own.
+    response = await fetch(`./${path}`, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ title: "The gateway does not answer. Is it still running?" });

@@ -69,7 +69,7 @@ const loadExample = guarded(async (annotation) => {
 const loadSaved = guarded(async (name) => support.replace(await fromServer(name)));
 
 async function listExamples() {
-  examples = await (await fetch("examples.json")).json();
+  examples = await (await fetch("playground.json")).json();
   element("try-examples").replaceChildren(...examples.supports.map((annotation) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -80,6 +80,7 @@ async function listExamples() {
     button.addEventListener("click", () => loadExample(annotation));
     return button;
   }));
+  element("docs-link").hidden = !examples.documentation;
   await listSaved();
 }
 
@@ -199,7 +200,6 @@ element("theme").addEventListener("click", () => {
   localStorage.setItem("theme", next);
   setTheme(next);
 });
-fetch("docs/", { method: "HEAD" }).then((response) => { element("docs-link").hidden = !response.ok; }).catch(() => {});
 
 connect();
 listExamples().catch(tell);

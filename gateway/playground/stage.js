@@ -20,7 +20,7 @@ export class Stage {
     this.svg = svg("svg", {}, element);
     this.width = this.height = 0;
     this.onresize = () => {};
-    new ResizeObserver(() => this.#fit()).observe(element.parentElement);
+    new ResizeObserver(() => { if (this.#fit()) this.onresize(); }).observe(element.parentElement);
   }
 
   show(image) {
@@ -40,12 +40,12 @@ export class Stage {
 
   #fit() {
     const box = this.element.parentElement;
-    if (!this.width || !box.clientWidth) return;
+    if (!this.width || !box.clientWidth) return false;
     const scale = Math.min(box.clientWidth / this.width, (window.innerHeight * this.maxHeight) / this.height);
     this.scale = scale;
     this.element.style.width = `${this.width * scale}px`;
     this.element.style.height = `${this.height * scale}px`;
-    this.onresize();
+    return true;
   }
 
   // Length in image pixels of `pixels` on the screen.

@@ -88,7 +88,7 @@ async def _request_message(binding: Binding, request: Request) -> Message:
     Raises:
         RequestError: something is wrong with it.
     """
-    message = new_message(binding.method.input_type)
+    message: Message = new_message(binding.method.input_type)
     if binding.body:
         target = message if binding.body == "*" else getattr(message, binding.body)
         if target is not message:

@@ -73,9 +73,9 @@ async def answer_stream(
         call.cancel()
     if left.is_set():
         return
-    for error in wrong:
-        if isinstance(error, RequestError):
-            failure = error
+    for mistake in wrong:
+        if isinstance(mistake, RequestError):
+            failure = mistake
     with contextlib.suppress(OSError):
         await writer.end(failure)
 

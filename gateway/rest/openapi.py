@@ -230,6 +230,7 @@ def _answers(binding: Binding, schemas: _Schemas) -> dict[str, Any]:
 def _bodies(binding: Binding, schemas: _Schemas) -> dict[str, Any]:
     request = binding.method.input_type
     target = request if binding.body == "*" else request.fields_by_name[binding.body].message_type
+    assert target is not None
     schema = schemas.message(target)
     if binding.streams:
         return {
