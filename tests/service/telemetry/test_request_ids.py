@@ -15,8 +15,8 @@ import pytest
 
 from cape.v1 import model_service_pb2, support_service_pb2
 from service.batching.batcher import Batcher
-from service.telemetry.context import REQUEST_ID, TRACE_PARENT, current_request, request_scope
 from service.telemetry.logs import JsonFormatter, TextFormatter
+from service.telemetry.request_context import REQUEST_ID, TRACE_PARENT, current_request, request_scope
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.numpy_engine import SIZE, NumpyEngine, tiny_manifest
 

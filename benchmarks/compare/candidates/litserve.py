@@ -1,4 +1,4 @@
-"""LitServe with batching around the PyTorch model, in a process of its own, called over HTTP."""
+"""LitServe with batching around the PyTorch model, in its own process, called over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compare.contestants import AbsentError, Contestant, Points, Support
+from benchmarks.compare.candidates import AbsentError, Candidate, Points, Support
 from benchmarks.harness.workloads import Workload
 
 READY_SECONDS = 180.0
@@ -28,17 +28,17 @@ CALLERS = 16
 
 
 @contextmanager
-def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workload], log: Path) -> Iterator[Contestant]:
-    """Starts it, and stops it when the block is left.
+def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workload], log: Path) -> Iterator[Candidate]:
+    """Runs LitServe for the duration of the block.
 
     Args:
         support: whether every request computes its support.
         source: 'checkpoint' or 'untrained', and its path.
-        asked: the queries; all have the support that the server knows.
-        log: file for what it prints.
+        asked: the queries; all use the server's support.
+        log: file for its output.
 
     Raises:
-        AbsentError: LitServe is not installed, or does not start; says why.
+        AbsentError: LitServe is not installed, or does not start.
     """
     if importlib.util.find_spec("litserve") is None:
         raise AbsentError("LitServe is not installed: pip install litserve")
@@ -46,9 +46,9 @@ def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workloa
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     kind = "kept" if support == "kept" else "full"
-    command = (sys.executable, "-m", "benchmarks.compare.contestants.litserve_model", str(port), kind, source[0])
+    command = (sys.executable, "-m", "benchmarks.compare.candidates.litserve_model", str(port), kind, source[0])
     with log.open("wb") as output:
-        # A session of its own: its workers can be told apart, and ended with it.
+        # Its own session, so that its workers can be found and stopped with it.
         process = subprocess.Popen(
             (*command, str(source[1].resolve())), stdout=output, stderr=output, start_new_session=True
         )
@@ -60,10 +60,10 @@ def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workloa
                 return _ask(port, {**bodies[index], "number": number})
 
             ask(0, 0)
-            # Without requests its processes go on polling, with a sixth of a core here.
+            # Its idle processes keep polling, which takes a sixth of a core here.
             os.killpg(process.pid, signal.SIGSTOP)
             turn = functools.partial(_running, process.pid)
-            yield Contestant("LitServe, PyTorch", support, "float32", ask, CALLERS, turn)
+            yield Candidate("LitServe, PyTorch", support, "float32", ask, CALLERS, turn)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGCONT)
@@ -74,14 +74,14 @@ def litserve(support: Support, source: tuple[str, Path], asked: Sequence[Workloa
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            # And not all of them even then.
+            # Some survive even that.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
 def _running(group: int) -> Iterator[None]:
-    """Lets a stopped group of processes run."""
+    """Resumes a stopped process group."""
     os.killpg(group, signal.SIGCONT)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The model in PyTorch, in this process: as research code runs it, and the same through torch.compile."""
+"""The PyTorch model in this process: eager, as research code runs it, and with torch.compile."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compare.contestants import AbsentError, Contestant, Points
+from benchmarks.compare.candidates import AbsentError, Candidate, Points
 from benchmarks.harness.workloads import Workload
 from cape.checkpoints import Checkpoint, load_checkpoint, untrained_checkpoint
 from cape.predictor import Predictor
 
 COMPILED = ("encode_image", "encode_text", "fuse_support", "decode_pose")
-"""Methods of the system that are compiled, each as a graph of its own."""
+"""Methods of the system that are compiled, one graph each."""
 
 
 def load_source(source: str, path: Path) -> Checkpoint:
-    """Reads a checkpoint, or, where `source` is 'untrained', makes one of random weights from a configuration.
+    """Loads a checkpoint; if `source` is 'untrained', builds one with random weights from a configuration.
 
     Raises:
         CheckpointError, ConfigurationError: see `cape.checkpoints`.
@@ -27,22 +27,22 @@ def load_source(source: str, path: Path) -> Checkpoint:
 
 
 @contextmanager
-def eager(checkpoint: Checkpoint, asked: Sequence[Workload]) -> Iterator[Contestant]:
+def eager(checkpoint: Checkpoint, asked: Sequence[Workload]) -> Iterator[Candidate]:
     """PyTorch eager in float32: text encoder, support pass, query pass and head with every request.
 
     Args:
         checkpoint: the model.
         asked: the queries, each with the support.
     """
-    yield Contestant("PyTorch eager", "computed", "float32", _ask(Predictor(checkpoint), asked), 1)
+    yield Candidate("PyTorch eager", "computed", "float32", _ask(Predictor(checkpoint), asked), 1)
 
 
 @contextmanager
-def compiled(load: Callable[[], Checkpoint], asked: Sequence[Workload]) -> Iterator[Contestant]:
-    """The same through torch.compile, with its default mode; compiled before it is measured.
+def compiled(load: Callable[[], Checkpoint], asked: Sequence[Workload]) -> Iterator[Candidate]:
+    """The same with torch.compile in its default mode; compiled before it is measured.
 
     Args:
-        load: reads the model: a copy of its own, as compiling changes it.
+        load: loads the model; compiling changes it, so this must be a separate copy.
         asked: as for `eager`.
 
     Raises:
@@ -53,13 +53,13 @@ def compiled(load: Callable[[], Checkpoint], asked: Sequence[Workload]) -> Itera
         setattr(checkpoint.system, name, torch.compile(getattr(checkpoint.system, name)))
     ask = _ask(Predictor(checkpoint), asked)
     try:
-        # Another text length is met with other numbers, and compiled for lengths in general.
+        # A second text length makes torch.compile generalise over lengths.
         for number in (0, 10**15, 10**16):
             ask(0, number)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise AbsentError(f"torch.compile: {type(error).__name__}: {reason}") from None
-    yield Contestant("torch.compile", "computed", "float32", ask, 1)
+    yield Candidate("torch.compile", "computed", "float32", ask, 1)
     torch.compiler.reset()
 
 

@@ -1,4 +1,4 @@
-"""This service, over gRPC, from a process of its own: with its own engine, or with Triton behind it."""
+"""capeserve over gRPC, in its own process, with an embedded engine or with Triton."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compare.contestants import AbsentError, Contestant, Points, Support
+from benchmarks.compare.candidates import AbsentError, Candidate, Points, Support
 from benchmarks.harness.calls import Caller, cold_request, register, warm_request
 from benchmarks.harness.serving import Serve
 from benchmarks.harness.workloads import Workload
@@ -17,14 +17,14 @@ from cape.manifest import read_manifest
 CALLERS = 16
 
 FIRST_SYSTEM = ""
-"""Requests that name no model are answered by the repository's first."""
+"""Requests without a model use the repository's first system."""
 
 
 @contextmanager
 def served(
     repository: Path, serve: Serve, settings: Mapping[str, object], asked: Sequence[Workload], label: str
-) -> Iterator[list[Contestant]]:
-    """A server, twice: with supports that are new, and with one that is registered.
+) -> Iterator[list[Candidate]]:
+    """Two candidates of one server: with new supports, and with a registered one.
 
     Args:
         repository: exported.
@@ -47,12 +47,12 @@ def served(
             return _points(caller, known[index])
 
         ways: dict[Support, Callable[[int, int], Points]] = {"computed": cold, "kept": warm}
-        yield [Contestant(f"capeserve, {label}", kind, precision, ask, CALLERS) for kind, ask in ways.items()]
+        yield [Candidate(f"capeserve, {label}", kind, precision, ask, CALLERS) for kind, ask in ways.items()]
 
 
 @contextmanager
-def through_triton(repository: Path, serve: Serve, asked: Sequence[Workload], log: Path) -> Iterator[list[Contestant]]:
-    """The service with a real Triton server on this machine as its engine.
+def through_triton(repository: Path, serve: Serve, asked: Sequence[Workload], log: Path) -> Iterator[list[Candidate]]:
+    """capeserve in front of a real Triton server on this machine.
 
     Raises:
         AbsentError: Triton cannot be installed or started here.

@@ -1,4 +1,4 @@
-"""Starts everybody who is compared, and notes who cannot take part."""
+"""Starts the candidates, and records which of them cannot run here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare.contestants import AbsentError, Contestant, queries
-from benchmarks.compare.contestants.capeserve import served, through_triton
-from benchmarks.compare.contestants.litserve import litserve
-from benchmarks.compare.contestants.pytorch import compiled, eager, load_source
+from benchmarks.compare.candidates import AbsentError, Candidate, queries
+from benchmarks.compare.candidates.capeserve import served, through_triton
+from benchmarks.compare.candidates.litserve import litserve
+from benchmarks.compare.candidates.pytorch import compiled, eager, load_source
 from benchmarks.compare.measurement import Plan, Result, measure
 from benchmarks.harness.serving import Serve
 from benchmarks.harness.workloads import used_modalities, workload
@@ -24,18 +24,18 @@ LABELS: dict[EngineName, str] = {"onnxruntime": "ONNX Runtime", "openvino": "Ope
 
 
 class MismatchError(ValueError):
-    """A repository that was not exported from the checkpoint."""
+    """The repository was not exported from the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Who is to take part.
+    """Which candidates to start.
 
     Attributes:
-        repositories: exported from one checkpoint; each is a precision.
+        repositories: exported from one checkpoint, one per precision.
         source: 'checkpoint' or 'untrained', and its path.
-        engines: of ours; empty for all that are installed.
-        without: 'eager', 'compile', 'litserve', 'triton': who is left out.
+        engines: of capeserve; empty for all that are installed.
+        without: candidates to leave out: 'eager', 'compile', 'litserve', 'triton'.
     """
 
     repositories: tuple[Path, ...]
@@ -44,19 +44,19 @@ class Choice:
     without: frozenset[str]
 
 
-class Everybody:
-    """Those who take part, started.
+class LaunchedCandidates:
+    """The running candidates.
 
     Attributes:
-        absent: who could not, and why.
+        absent: candidates that could not start, and why.
         described: the model.
     """
 
     def __init__(self, choice: Choice, serve: Serve, stack: ExitStack, progress: Callable[[str], None]) -> None:
-        """Starts them; they are stopped as the stack unwinds.
+        """Starts the candidates; the stack stops them when it unwinds.
 
         Raises:
-            MismatchError: a repository was exported from something else.
+            MismatchError: a repository was exported from another checkpoint.
         """
         self.absent: dict[str, str] = {}
         self._stack, self._progress = stack, progress
@@ -75,7 +75,7 @@ class Everybody:
             "backbone": configuration.backbone.name,
             "text_encoder": configuration.text.name if configuration.text else "",
         }
-        self.contestants: list[Contestant] = []
+        self.candidates: list[Candidate] = []
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if "eager" not in choice.without:
             self._add("PyTorch eager", eager(checkpoint, self._asked))
@@ -96,21 +96,21 @@ class Everybody:
         """See `benchmarks.compare.measurement.measure`."""
 
         def told(results: list[Result]) -> None:
-            self._progress(f"{sum(len(one.rates) for one in results)} turns under load are over")
+            self._progress(f"{sum(len(one.rates) for one in results)} load runs done")
             step(results)
 
-        return measure(self.contestants, plan, QUERIES, self._box, told)
+        return measure(self.candidates, plan, QUERIES, self._box, told)
 
-    def _add(self, name: str, opening: AbstractContextManager[Contestant]) -> None:
+    def _add(self, name: str, opening: AbstractContextManager[Candidate]) -> None:
         self._progress(f"starting {name}")
         try:
-            self.contestants.append(self._stack.enter_context(opening))
+            self.candidates.append(self._stack.enter_context(opening))
         except AbsentError as error:
             self.absent[name] = str(error)
 
-    def _add_all(self, name: str, opening: AbstractContextManager[list[Contestant]]) -> None:
+    def _add_all(self, name: str, opening: AbstractContextManager[list[Candidate]]) -> None:
         self._progress(f"starting capeserve, {name}")
         try:
-            self.contestants += self._stack.enter_context(opening)
+            self.candidates += self._stack.enter_context(opening)
         except AbsentError as error:
             self.absent[f"capeserve, {name}"] = str(error)

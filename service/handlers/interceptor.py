@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -17,16 +16,16 @@ from service.access.audit import Audit
 from service.access.callers import EVERYBODY, Caller, current_caller
 from service.errors import (
     CallerLimitError,
-    DeadlineError,
     InvalidFieldError,
     MessageSizeError,
     QueueFullError,
-    UnavailableError,
 )
-from service.handlers.identity import identified, identity
-from service.handlers.status import grpc_code, status_of
-from service.telemetry.context import Tracer
+from service.handlers.deadlines import Context
+from service.handlers.error_statuses import grpc_code, status_of
+from service.handlers.request_ids import identified, identity
+from service.shutdown import Shutdown
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_context import Tracer
 from service.telemetry.spans import describe_span
 
 logger = logging.getLogger(__name__)
@@ -34,42 +33,10 @@ logger = logging.getLogger(__name__)
 PACKAGE = "/cape.v1."
 """Methods of other packages (health, reflection) are left alone: a full server still answers its probes."""
 
-SHUTTING_DOWN = "the server is shutting down"
-
-QUIET_SECONDS = 0.1
-"""When no call has come for so long, a server that stops can expect that none is coming at this moment."""
-
-MAX_QUIET_WAIT = 2.0
-"""But it waits for that no longer than this: some callers never pause."""
-
 SMOOTHING = 0.1
 """Weight of the newest call in the running mean of how long answered calls take."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-
-
-def deadline_of(context: Context, default_seconds: float) -> float:
-    """When the answer to a call is due, as an event loop time: what the caller said, or else the default."""
-    remaining = context.time_remaining()
-    now = asyncio.get_running_loop().time()
-    return now + (default_seconds if remaining is None else remaining)
-
-
-@asynccontextmanager
-async def due(deadline: float) -> AsyncIterator[None]:
-    """Ends what runs inside it when the deadline passes.
-
-    Raises:
-        DeadlineError: it passed.
-    """
-    try:
-        async with asyncio.timeout_at(deadline) as timeout:
-            yield
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlineError("the deadline has passed") from None
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -78,33 +45,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
     """
 
-    def __init__(self, metrics: Metrics, max_in_flight: int, tracer: Tracer | None = None) -> None:
-        """Takes the metrics to report to, how many calls, and as many streams, may run at a time, and what records
-        spans.
+    def __init__(self, metrics: Metrics, max_in_flight: int, shutdown: Shutdown, tracer: Tracer | None = None) -> None:
+        """Starts without calls.
+
+        Args:
+            metrics: gets every call's code and duration.
+            max_in_flight: most calls with one answer at a time, and most streams.
+            shutdown: refuses calls once it has begun, and waits for those that run.
+            tracer: records spans; None where traces are off.
         """
+        self._shutdown = shutdown
         self._tracer = tracer
         self._metrics = metrics
         self._audit = Audit()
         self._max_in_flight = max_in_flight
         self._in_flight = {False: 0, True: 0}
         self._typical_seconds = 0.1
-        self._draining = False
-        self._last_arrival = 0.0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def drain(self) -> None:
-        """Refuses calls from now on, and waits until none is running and, for a while, that none comes.
-
-        gRPC's own way to refuse calls, shutting down, cancels those that have arrived and not been taken up yet:
-        their callers would read CANCELLED, which they do not repeat.
-        """
-        self._draining = True
-        await self._idle.wait()
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + MAX_QUIET_WAIT
-        while (now := loop.time()) < min(self._last_arrival + QUIET_SECONDS, latest):  # noqa: ASYNC110 (no event is none)
-            await asyncio.sleep(min(self._last_arrival + QUIET_SECONDS, latest) - now)
 
     async def intercept_service(
         self,
@@ -112,7 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
-        self._last_arrival = asyncio.get_running_loop().time()
+        self._shutdown.call_arrived()
         handler = await continuation(handler_call_details)
         path = handler_call_details.method
         if handler is None or not path.startswith(PACKAGE):
@@ -124,7 +80,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         caller = current_caller()
         return make(
             identified(self._guarded(behaviour, method, streams, caller), path, self._tracer),
-            request_deserializer=_forgiving(handler.request_deserializer, caller.limits.max_message_bytes),
+            request_deserializer=_forgiving(handler.request_deserializer, caller.quota.max_message_bytes),
             response_serializer=handler.response_serializer,
         )
 
@@ -134,14 +90,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.OK
             self._metrics.request_started(method)
             self._in_flight[streams] += 1
-            self._idle.clear()
+            self._shutdown.call_started()
             try:
-                if self._draining:
-                    raise UnavailableError(SHUTTING_DOWN)
+                self._shutdown.refuse_if_begun()
                 if self._in_flight[streams] > self._max_in_flight:
                     raise QueueFullError(self._typical_seconds)
-                with caller.limits.call():
-                    caller.limits.count_request()
+                with caller.quota.call():
+                    caller.quota.count_request()
                     return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
             except asyncio.CancelledError:
                 # gRPC cancels the handler when its deadline passes, too.
@@ -161,8 +116,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if not streams and code is grpc.StatusCode.OK:
                     self._typical_seconds += SMOOTHING * (seconds - self._typical_seconds)
                 self._in_flight[streams] -= 1
-                if not any(self._in_flight.values()):
-                    self._idle.set()
+                self._shutdown.call_ended()
                 self._metrics.request_finished(method, code.name, seconds)
                 describe_span({"rpc.grpc.status_code": code.value[0]})
                 fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}

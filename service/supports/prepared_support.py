@@ -24,7 +24,7 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True)
-class SupportSet:
+class PreparedSupport:
     """A support, ready to be encoded.
 
     Attributes:

@@ -12,7 +12,7 @@ RETRY_CALLS = 0.1
 """Seconds after which a caller with too many calls is told to try again: one of its own must end first."""
 
 
-class CallerLimits:
+class Quota:
     """The limits of one token; for use within one event loop. None stands for no limit."""
 
     def __init__(

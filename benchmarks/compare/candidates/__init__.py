@@ -1,4 +1,4 @@
-"""Those who are compared: ways to serve one model, all given the same weights, photographs and supports."""
+"""The servers that are compared: one model, with the same weights, images and supports for each."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from benchmarks.harness.workloads import Workload
 Points = npt.NDArray[np.float32]
 
 Support = Literal["computed", "kept"]
-"""Whether a request's support (its texts and its photograph) is encoded with every request, or once before."""
+"""Whether the support (its texts and its image) is encoded with every request, or once beforehand."""
 
 
 class AbsentError(RuntimeError):
-    """A contestant that cannot take part here; the message says why."""
+    """A candidate cannot run on this machine; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class Candidate:
     """A way to serve the model.
 
     Attributes:
-        name: what tables call it.
+        name: shown in tables.
         support: whether it computes the support with every request.
         precision: of the backbone.
-        ask: answers the photograph of `queries[index]`: keypoints [K, 2] in its pixels. A second number other than 0
-            is made part of the support's texts, so that no cache knows them; without effect where the support is kept.
-            Blocks; may be called by `callers` threads at a time.
-        callers: 1 for a model in this process, which can do one thing at a time.
-        turn: entered while it is its turn; outside, it must not use the processors.
+        ask: answers `queries[index]` with keypoints [K, 2] in pixels of its image. A second argument other than 0
+            is appended to the support's texts, so that no cache holds them; it has no effect with a kept support.
+            Blocks; `callers` threads may call it at the same time.
+        callers: concurrent callers; 1 for a model in this process.
+        turn: entered while the candidate is measured; outside, it must not use the CPU.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Contestant:
 
 
 def queries(work: Workload, count: int) -> list[Workload]:
-    """Different queries of one photograph: its box, moved by 3 pixels each time."""
+    """Different queries of one image: its box, shifted by 3 pixels each time."""
     from dataclasses import replace
 
     return [

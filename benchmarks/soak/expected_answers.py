@@ -1,4 +1,4 @@
-"""What a soak sends, and what must come back: made-up supports and images, and the answers of an undisturbed server."""
+"""Generated supports and images, and the answers of an undisturbed server for each pair."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from PIL import Image
 from cape.client import Client, KeypointDefinition, PoseEstimate, SupportDefinition, SupportExample
 
 TOLERANCE = 1e-3
-"""Largest difference of a coordinate to the undisturbed answer, as a share of the image's longer side. Batches of
-different sizes differ by rounding, some 1e-5."""
+"""Largest accepted difference of a coordinate, as a fraction of the image's longer side. Batch sizes differ by
+rounding, about 1e-5."""
 
 SUPPORTS, IMAGES = 6, 6
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Supports and images, and the right answer for each pair.
+class ExpectedAnswers:
+    """Supports, images, and the expected answer for each pair.
 
     Attributes:
-        supports: as they are registered.
-        images: files, as bytes.
+        supports: as registered.
+        images: encoded files.
         sides: longer side of each image, in pixels.
         keypoints: [K, 2] by (support, image).
     """
@@ -36,7 +36,7 @@ class Cast:
     keypoints: dict[tuple[int, int], npt.NDArray[np.float32]]
 
     def mistake(self, support: int, image: int, pose: PoseEstimate) -> str:
-        """What is wrong with an answer; '' if nothing."""
+        """Describes what is wrong with an answer; '' if it is right."""
         if len(pose.instances) != 1:
             return f"{len(pose.instances)} instances"
         (instance,) = pose.instances
@@ -50,9 +50,9 @@ class Cast:
 
     @property
     def least_distance(self) -> float:
-        """How far the right answers of two supports for one image are apart, at least, as a share of its side.
+        """Smallest distance between the expected answers of two supports for one image, as a fraction of its side.
 
-        Below the tolerance a mix-up of the two would go unseen.
+        Must exceed the tolerance, else a mix-up of two supports would go unnoticed.
         """
         distances = [
             float(np.abs(self.keypoints[one, image] - self.keypoints[other, image]).max()) / self.sides[image]
@@ -64,7 +64,7 @@ class Cast:
 
 
 def made_up_support(seed: int) -> SupportDefinition:
-    """A support of five keypoints; its content depends on the seed alone."""
+    """Generates a support of five keypoints from the seed."""
     random = np.random.default_rng(seed)
     size = 128
     names = [f"point {index} of thing {seed}" for index in range(5)]
@@ -82,8 +82,8 @@ def made_up_support(seed: int) -> SupportDefinition:
     )
 
 
-def rehearse(client: Client, seed: int) -> Cast:
-    """Makes supports and images up, and asks a server that nothing disturbs for the right answers."""
+def record_answers(client: Client, seed: int) -> ExpectedAnswers:
+    """Generates supports and images, and records the answers of an undisturbed server."""
     supports = tuple(made_up_support(seed * 1000 + index) for index in range(SUPPORTS))
     images, sides = [], []
     for index in range(IMAGES):
@@ -91,16 +91,16 @@ def rehearse(client: Client, seed: int) -> Cast:
         height, width = (int(side) for side in random.integers(80, 500, 2))
         images.append(_file(_picture(random, height, width), "JPEG" if index % 2 else "PNG"))
         sides.append(max(height, width))
-    cast = Cast(supports, tuple(images), tuple(sides), {})
+    expected = ExpectedAnswers(supports, tuple(images), tuple(sides), {})
     answers = {
         pair: client.estimate(images[pair[1]], supports[pair[0]]).instances[0].keypoints
         for pair in product(range(SUPPORTS), range(IMAGES))
     }
-    return replace(cast, keypoints=answers)
+    return replace(expected, keypoints=answers)
 
 
 def _picture(random: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Smooth colours with a few edges, uint8 [height, width, 3]."""
+    """Generates smooth colours with a few edges, uint8 [height, width, 3]."""
     coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cape.v1 import image_pb2, modality_pb2, support_pb2
-from service.supports.checks import SupportDefinition, content_name
+from service.supports.names import content_name
+from service.supports.outline import SupportOutline
 from tests.service.messages import cat_support, encoded, photograph, raw
 
 MEANINGLESS = {
@@ -79,7 +80,7 @@ def test_the_text_of_a_keypoint_is_its_description_or_else_its_name() -> None:
     support = cat_support()
     support.keypoints[1].description = "the right ear of the cat"
     support.keypoints[2].description = "  "
-    definition = SupportDefinition.of("supports/1", support)
+    definition = SupportOutline.of("supports/1", support)
     assert definition.texts == ("left ear", "the right ear of the cat", "nose")
     assert definition.keypoint_names == ("left ear", "right ear", "nose")
     assert definition.edges.tolist() == [[0, 2], [1, 2]]
@@ -87,6 +88,6 @@ def test_the_text_of_a_keypoint_is_its_description_or_else_its_name() -> None:
 
 def test_without_examples_only_text_may_be_used() -> None:
     support = cat_support()
-    assert SupportDefinition.of("supports/1", support).modalities == (1, 2)
+    assert SupportOutline.of("supports/1", support).modalities == (1, 2)
     support.ClearField("examples")
-    assert SupportDefinition.of("supports/1", support).modalities == (2,)
+    assert SupportOutline.of("supports/1", support).modalities == (2,)

@@ -1,9 +1,9 @@
 """LitServe around the PyTorch model.
 
-`python -m benchmarks.compare.contestants.litserve_model PORT full|kept SOURCE PATH`
+`python -m benchmarks.compare.candidates.litserve_model PORT full|kept SOURCE PATH`
 
-Written as its documentation shows: an API class with batching, the model loaded in `setup`. SOURCE is 'checkpoint' or
-'untrained'. Images are decoded and cropped in `decode_request`; the photograph of the support has been before.
+Follows LitServe's documentation: an API class with batching, the model loaded in `setup`. SOURCE is 'checkpoint' or
+'untrained'. `decode_request` decodes and crops images; the support image is decoded once, at start.
 """
 
 # No postponed annotations here: LitServe reads the types of a request and an answer from those of the methods below.
@@ -21,17 +21,17 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from benchmarks.compare.contestants.pytorch import load_source
+from benchmarks.compare.candidates.pytorch import load_source
 from benchmarks.harness.workloads import workload
 from cape.predictor import Predictor
 from cape.support import Box, Modality
 
 MAX_BATCH = 8
-"""The best of 4, 8 and 16 would differ little: PyTorch gains next to nothing from larger batches on CPUs."""
+"""4, 8 and 16 differ little: PyTorch gains almost nothing from larger batches on CPUs."""
 
 
 class PoseAPI(litserve.LitAPI):
-    """Estimates poses; the support is part of the server, its texts part of every request."""
+    """Estimates poses. The support image belongs to the server, its texts to every request."""
 
     def __init__(self, kept: bool, source: str, path: Path) -> None:
         super().__init__(max_batch_size=MAX_BATCH, batch_timeout=0.01)
@@ -52,7 +52,7 @@ class PoseAPI(litserve.LitAPI):
         self._prepare_example()
 
     def _prepare_example(self) -> None:
-        """The support's photograph as the model takes it, [1, 1, …]."""
+        """The support image as model input, [1, 1, …]."""
         if not self.reads_images:
             return
         example = self.work.support.examples[0]
@@ -67,18 +67,18 @@ class PoseAPI(litserve.LitAPI):
         self.visible = torch.from_numpy(seen.astype(np.float32))[None, None]
 
     def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """JSON → crop, and the request's texts."""
+        """Converts JSON to a crop and the request's texts."""
         with Image.open(io.BytesIO(base64.b64decode(request["image"]))) as image:
             pixels = np.array(image.convert("RGB"))
         crop = self.predictor.crop(Box(*request["box"]), pixels)
         return {"crop": crop, "pixels": crop.extract(pixels), "number": request["number"]}
 
     def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Leaves the batch as a list: `predict` stacks what it needs."""
+        """Leaves the batch as a list; `predict` stacks it."""
         return inputs
 
     def predict(self, inputs: list[dict[str, Any]]) -> list[npt.NDArray[np.float32]]:
-        """Keypoints in pixels of the photographs."""
+        """Returns keypoints in pixels of the images."""
         count = len(inputs)
         if self.kept:
             features = self.predictor.encode_crops([one["pixels"] for one in inputs])
@@ -117,7 +117,7 @@ class PoseAPI(litserve.LitAPI):
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Serves until terminated."""
     port, support, source, path = itertools.islice(sys.argv, 1, 5)
     server = litserve.LitServer(PoseAPI(support == "kept", source, Path(path)), accelerator="cpu", timeout=300)
     server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning", num_api_servers=1)

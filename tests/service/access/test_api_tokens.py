@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from cli.main import main
 from service.access import api_tokens as module
 from service.access.api_tokens import TokenFile, TokenFileError, Tokens, digest, new_token, read_tokens
-from service.access.limits import CallerLimits
+from service.access.quotas import Quota
 from service.errors import CallerLimitError, UnauthenticatedError
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -88,13 +88,13 @@ def test_a_token_ends_when_it_expires() -> None:
 def test_a_reload_gives_nobody_a_new_burst_but_new_limits_to_those_who_have_them() -> None:
     secret, row = entry(requests_per_second=0.001)
     before = known(row)
-    before.caller(secret, NOW).limits.count_request()
+    before.caller(secret, NOW).quota.count_request()
     _, another = entry()
     same = before.updated(TokenFile.model_validate({"tokens": [row, another]}))
     with pytest.raises(CallerLimitError):
-        same.caller(secret, NOW).limits.count_request()
+        same.caller(secret, NOW).quota.count_request()
     changed = before.updated(TokenFile.model_validate({"tokens": [row | {"requests_per_second": 5}]}))
-    changed.caller(secret, NOW).limits.count_request()
+    changed.caller(secret, NOW).quota.count_request()
 
 
 class Clock:
@@ -106,7 +106,7 @@ class Clock:
 
 def test_the_rate_allows_a_burst_and_then_as_many_as_it_says() -> None:
     clock = Clock()
-    limits = CallerLimits(requests_per_second=2, burst=3, clock=clock)
+    limits = Quota(requests_per_second=2, burst=3, clock=clock)
     for _ in range(3):
         limits.count_request()
     for _ in range(5):
@@ -125,7 +125,7 @@ def test_the_rate_allows_a_burst_and_then_as_many_as_it_says() -> None:
 
 
 def test_a_call_that_ends_makes_room_for_the_next() -> None:
-    limits = CallerLimits(max_in_flight=1)
+    limits = Quota(max_in_flight=1)
     with limits.call(), pytest.raises(CallerLimitError), limits.call():
         pytest.fail("two at a time")
     with pytest.raises(ValueError, match="fails"), limits.call():

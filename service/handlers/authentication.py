@@ -17,7 +17,7 @@ from service.access.audit import Audit
 from service.access.callers import set_caller
 from service.access.watched_files import WatchedFiles
 from service.errors import UnauthenticatedError
-from service.handlers.status import status_of
+from service.handlers.error_statuses import status_of
 from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ MAX_TOKEN = 200
 """Characters of the header; a good one has 64."""
 
 
-class AccessInterceptor(grpc.aio.ServerInterceptor):
+class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
     """Lets callers with a token in, and says who they are; refuses everybody else before reading a byte of theirs."""
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
