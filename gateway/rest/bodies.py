@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from starlette.datastructures import UploadFile
@@ -40,6 +41,19 @@ def check_length(request: Request, limit: int) -> None:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise RequestError(f"the body is over the limit of {limit:,} bytes", status=413)
+
+
+async def drain(receive: Receive, limit: int) -> None:
+    """Reads and drops what is left of a rejected body, up to `limit` bytes.
+
+    A caller that is still sending when the connection closes never reads the answer that says why.
+    """
+    dropped = 0
+    with contextlib.suppress(ClientDisconnect):
+        async for chunk in body_chunks(receive):
+            dropped += len(chunk)
+            if dropped > limit:
+                return
 
 
 async def form_parts(request: Request) -> list[tuple[str, str | bytes]]:

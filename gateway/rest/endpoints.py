@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cape.client.errors import CapeError
-from gateway.rest.bodies import check_length, form_parts, limited, media_type
+from gateway.rest.bodies import check_length, drain, form_parts, limited, media_type
 from gateway.rest.events import answer_stream
 from gateway.rest.problems import RequestError, problem_response
 from gateway.rest.rules import Binding, bindings
@@ -54,15 +54,18 @@ def routes(upstream: GetUpstream, max_body_bytes: int) -> list[Route]:
 
 def _unary(binding: Binding, upstream: GetUpstream, max_body_bytes: int) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        receive = request.receive
         try:
             check_length(request, max_body_bytes)
-            request = Request(request.scope, limited(request.receive, max_body_bytes))
+            request = Request(request.scope, limited(receive, max_body_bytes))
             message = await _request_message(binding, request)
             answer = await upstream().unary(binding, message, request)
             text = await asyncio.to_thread(to_json, answer)
         except (CallerLeftError, ClientDisconnect):
             return LEFT
         except (CapeError, RequestError) as error:
+            if isinstance(error, RequestError) and error.status == 413:
+                await drain(receive, 2 * max_body_bytes)
             return problem_response(error, binding.body)
         return Response(text, media_type=JSON)
 

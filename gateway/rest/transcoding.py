@@ -20,7 +20,8 @@ MAX_INDEX = 1_000
 
 _IMAGE = "cape.v1.Image"
 _STEP = re.compile(r"(?:^|\.)(\w+)|\[(\d+)\]")
-_PARSE_ERROR_PATH = re.compile(r' at "\w+\.?([^"]*)"')
+_ERROR_STEP = re.compile(r"Failed to parse (\w+) field: ")
+_ERROR_PATH = re.compile(r' at "?\w+\.?([\w.\[\]]*?)"?\.*(?:\n|$)')
 
 
 def new_message(descriptor: Descriptor) -> Any:
@@ -62,11 +63,11 @@ def fill_from_json(message: Message, value: Any, path: str = "") -> None:
         raise _violation(path, "must be a JSON object")
     try:
         json_format.ParseDict(_without_data_urls(value), message)
-    except (json_format.ParseError, RecursionError) as error:
-        text = str(error)
-        found = _PARSE_ERROR_PATH.search(text)
-        where = ".".join(part for part in (path, found[1] if found else "") if part)
-        raise _violation(where, _PARSE_ERROR_PATH.sub("", text).rstrip(".")) from None
+    except RecursionError:
+        raise _violation(path, "is nested too deeply") from None
+    except json_format.ParseError as error:
+        where, description = _parse_error(str(error))
+        raise _violation(".".join(part for part in (path, where) if part), description) from None
     except (TypeError, AttributeError, ValueError) as error:  # the parser trusts the types of what it is given
         raise _violation(path, f"does not fit: {error}") from None
 
@@ -119,6 +120,15 @@ def fill_from_form(message: Message, parts: Iterable[tuple[str, str | bytes]]) -
             fill_from_json(message, parse_json(text))
         else:
             _set_path(message, path, value)
+
+
+def _parse_error(text: str) -> tuple[str, str]:
+    """Field path and description in a message of protobuf's JSON parser."""
+    text = text.partition("\n Available Fields")[0]
+    found = _ERROR_PATH.search(text)
+    steps = _ERROR_STEP.findall(text)
+    description = _ERROR_PATH.sub("", _ERROR_STEP.sub("", text)).rstrip(". \n")
+    return (found[1] if found and found[1] else ".".join(steps)), description
 
 
 def _set_path(message: Any, path: str, value: str | bytes) -> None:
