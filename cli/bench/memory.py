@@ -1,4 +1,4 @@
-"""`capeserve bench memory`: whether memory grows."""
+"""`capeserve bench memory`: memory growth."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.memory import Sample
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
+    from benchmarks.memory.measurement import Sample
 
 
 @click.command()
 @one_repository
 @serves
-@click.option("--requests", type=click.IntRange(min=100), help="How many.  [default: 20000; with --quick 400]")
-@click.option("--null", is_flag=True, help="With an engine that answers at once: the service's own memory.")
+@click.option(
+    "--requests", type=click.IntRange(min=100), help="Number of requests.  [default: 20000; with --quick 400]"
+)
+@click.option("--null", is_flag=True, help="Use an engine that answers at once, to measure the service alone.")
 @quick
-@recorded("memory", "A server's memory over its requests")
+@recorded("memory", "Memory of a server by number of requests")
 def memory(
     repository: Path, settings: dict[str, object], requests: int | None, null: bool, quick: bool, record: Record
 ) -> None:
-    """Measure whether a server's memory grows with the requests that it has answered.
+    """Measure whether a server's memory grows with the number of requests.
 
-    20,000 requests take about two minutes with --null; with a model, as long as it takes to answer them.
+    20,000 requests take about two minutes with --null.
     """
-    from benchmarks.front_end import null_server
-    from benchmarks.memory import CACHES, document, draw, measure_memory, tables
+    from benchmarks.front_end.measurement import null_server
+    from benchmarks.memory.measurement import CACHES, document, draw, measure_memory, tables
     from cli.bench.serving import serve
     from cli.server_process import free_port
 

@@ -1,4 +1,4 @@
-"""`capeserve bench scaling`: what a request costs as it grows."""
+"""`capeserve bench scaling`: cost by request size, cores and processes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.scaling import Point
+    from benchmarks.harness.records import Record
+    from benchmarks.scaling.measurement import Point
 
 
 @click.command()
 @one_repository
 @serves
 @click.option("--runs", type=click.IntRange(min=1), help="Requests of each kind.  [default: 15; with --quick 3]")
-@click.option("--seconds", type=click.FloatRange(min=0.5), help="Of a throughput run.  [default: 10; with --quick 1.5]")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.5), help="Seconds of a throughput run.  [default: 10; with --quick 1.5]"
+)
 @quick
-@recorded("scaling", "What a request costs as it grows")
+@recorded("scaling", "Cost by request size, cores and processes")
 def scaling(
     repository: Path,
     settings: dict[str, object],
@@ -32,12 +34,12 @@ def scaling(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure what keypoints, shots, boxes and megapixels cost, and what cores and processes bring.
+    """Measure the cost of keypoints, shots, boxes and megapixels, and the gain from cores and processes.
 
     About 5 minutes for a model of the published size on two CPU cores; results are written after every value.
     """
-    from benchmarks.scaling import QUICK, Plan, measure_scaling
-    from benchmarks.scaling_report import document, draw, tables
+    from benchmarks.scaling.measurement import QUICK, Plan, measure_scaling
+    from benchmarks.scaling.report import document, draw, tables
     from cli.bench.serving import serve
 
     plan = QUICK if quick else Plan()

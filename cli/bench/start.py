@@ -1,4 +1,4 @@
-"""`capeserve bench start`: how long a server takes to serve."""
+"""`capeserve bench start`: start-up time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.start import Start
+    from benchmarks.harness.records import Record
+    from benchmarks.start.measurement import Start
 
 
 @click.command()
 @one_repository
 @serves
-@click.option("--starts", type=click.IntRange(min=1), help="How often.  [default: 5; with --quick 2]")
+@click.option("--starts", type=click.IntRange(min=1), help="Number of starts.  [default: 5; with --quick 2]")
 @quick
 @recorded("start", "From the start of a server to its first answers")
 def start(repository: Path, settings: dict[str, object], starts: int | None, quick: bool, record: Record) -> None:
-    """Measure the time from a start to ready and to the first answer; all starts but the first find warm files."""
-    from benchmarks.start import document, measure_starts, tables
+    """Measure the time from start to ready and to the first answer; the first start may read from disk."""
+    from benchmarks.start.measurement import document, measure_starts, tables
     from cli.bench.serving import serve
 
     def step(found: list[Start]) -> None:
