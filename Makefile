@@ -7,15 +7,13 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install -qq --disable-pip-version-check --root-user-action ignore
 # Tools that look at dependencies, apart from what they look at.
 TOOLS := $(VENV)-tools
-# Keeps oneDNN (OpenVINO, torch) and ATen from newer instructions than AVX2.
-AS_AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 LOCK := k8s/containers/service.requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check lower-bounds format protos dashboard demo serve lock audit sbom clean
+.PHONY: help install test instruction-sets check lower-bounds format protos dashboard demo serve playground lock audit sbom clean
 
-help:  ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 install: $(STAMP)  ## Create .venv with everything that development and the demonstration need
 
@@ -31,18 +29,24 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 check: $(STAMP)  ## Lint, types, import rules, protos
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
-	cd protos && ../$(BIN)/buf lint
+	@echo "ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@echo "mypy"
+	@$(BIN)/mypy --no-error-summary
+	@echo "import rules"
+	@$(BIN)/lint-imports --no-logo > $(VENV)/.import_rules.log || { cat $(VENV)/.import_rules.log; exit 1; }
+	@echo "buf lint"
+	@cd protos && $(abspath $(BIN))/buf lint
 
 test: check  ## All tests; on Debian as root, installs Redis, Prometheus and Chromium for them
 	@bash tests/system_programs.sh install
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	@echo "again, what depends on the CPU: as on a machine with AVX2 only"
-	$(AS_AVX2) $(BIN)/pytest -m instruction_sets -n logical --maxprocesses 4 --dist loadfile -q
+	@echo "pytest"
+	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	@bash tests/system_programs.sh report
+
+instruction-sets: $(STAMP)  ## Repeat the tests that depend on the CPU as older CPUs would run them
+	@bash tests/instruction_sets.sh $(BIN)/python
 
 format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -60,10 +64,15 @@ demo: $(STAMP)  ## Export, serve, register a support, estimate: pictures and a l
 serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
 	$(BIN)/capeserve demo --serve
 
+playground: $(STAMP)  ## The playground on localhost:8080, with the demonstration's model, opened in a browser
+	@test -f demo/repository/cape.json || $(BIN)/capeserve export --checkpoint examples/checkpoint --output demo/repository
+	@$(BIN)/capeserve playground --open
+
 $(TOOLS)/.installed: Makefile
-	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install -qq --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
-	touch $@
+	@echo "installing uv, pip-audit and cyclonedx into $(TOOLS)"
+	@test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check 'uv>=0.9,<1' 'pip-audit>=2.9,<3' 'cyclonedx-bom>=7,<8'
+	@touch $@
 
 lock: $(TOOLS)/.installed  ## Pin by hash what the containers install
 	PATH="$(abspath $(TOOLS))/bin:$$PATH" bash k8s/containers/lock.sh

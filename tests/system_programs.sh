@@ -18,7 +18,7 @@ case ${1:-} in
   install)
     wanted=$(for program in $(missing); do package "$program"; done)
     [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
-    echo "installing" $wanted "with apt-get"
+    echo installing $wanted "with apt-get"
     (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $wanted) \
       >/dev/null 2>&1 || echo "apt-get could not install all of them"
     ;;

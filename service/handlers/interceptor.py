@@ -21,9 +21,9 @@ from service.errors import (
     MessageSizeError,
     QueueFullError,
 )
-from service.handlers.deadlines import Context
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.request_ids import request_id_metadata, with_request_id
+from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
 from service.telemetry.call_facts import text_of
 from service.telemetry.metrics import Metrics

@@ -15,7 +15,7 @@ from service.errors import EngineError
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import points, query
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="openvino is missing: pip install 'capeserve[openvino]'")
 
 from service.engines.openvino_runtime import ISA_LIMITS, OpenVinoEngine, multiplies_bfloat16
 
