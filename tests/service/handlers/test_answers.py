@@ -170,7 +170,8 @@ def test_a_support_is_created_once_shown_listed_and_deleted(live: LiveServer) ->
     assert second.support == first.support
 
     name = first.support.name
-    full = live.supports.GetSupport(support_service_pb2.GetSupportRequest(name=name)).support
+    request = support_service_pb2.GetSupportRequest(name=name, view=support_service_pb2.SUPPORT_VIEW_FULL)
+    full = live.supports.GetSupport(request).support
     assert full.examples == cat_support(seed=8).examples
     basic = support_service_pb2.GetSupportRequest(name=name, view=support_service_pb2.SUPPORT_VIEW_BASIC)
     assert live.supports.GetSupport(basic).support == first.support
