@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
@@ -19,6 +20,7 @@ from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
 from service.images import ImageLimits
 from service.memory import return_freed_memory
+from service.model_digests import verify_digests
 from service.pipelines.assembly import Pipelines
 from service.pipelines.query import Estimation
 from service.settings import Settings, without_secrets
@@ -29,6 +31,7 @@ from service.supports.store import Supports
 from service.telemetry.metrics import Metrics
 from service.telemetry.performance import PerformanceMonitor, paper_row
 from service.telemetry.request_context import Tracer
+from service.warm_up import warm_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ async def _open_runner(
     if engine is None:
         assert settings.engine != "triton"
         engine = await asyncio.to_thread(
-            load_engine,
+            _load_verified,
             settings.engine,
             settings.repository,
             manifest,
@@ -169,6 +172,7 @@ async def _open_runner(
             providers=settings.providers,
             precision=settings.precision,
         )
+        await asyncio.to_thread(warm_up, engine, manifest)
         await asyncio.to_thread(return_freed_memory)
     stack.callback(engine.close)
     metrics = Metrics(manifest, version=__version__, engine=engine.description)
@@ -184,11 +188,37 @@ async def _open_runner(
     return batcher, metrics
 
 
+def _load_verified(
+    name: Literal["auto", "onnxruntime", "openvino"], repository: Path, manifest: Manifest, **options: Any
+) -> Engine:
+    """Loads the models while their files are verified.
+
+    Raises:
+        EngineError: the engine cannot load them.
+        StartError: a file is damaged.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as pool:
+        verification = pool.submit(verify_digests, repository, manifest)
+        try:
+            engine = load_engine(name, repository, manifest, **options)
+        except EngineError:
+            # A damaged file often cannot be loaded: its digest explains why.
+            verification.result()
+            raise
+        try:
+            verification.result()
+        except StartError:
+            engine.close()
+            raise
+        return engine
+
+
 async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[BatchRunner, Metrics]:
     try:
         from service.engines.triton import TritonEngine
     except ModuleNotFoundError as error:
         raise StartError(f"engine triton needs {error.name}: pip install 'capeserve[triton]'") from None
+    await asyncio.to_thread(verify_digests, settings.repository, manifest, graphs=False)
     metrics = Metrics(manifest, version=__version__, engine=f"triton:{settings.triton_url}")
     triton = TritonEngine(
         settings.triton_url,
