@@ -10,7 +10,7 @@ TOOLS := $(VENV)-tools
 LOCK := k8s/containers/service.requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test instruction-sets check lower-bounds format protos dashboard demo serve lock audit sbom clean
+.PHONY: help install test instruction-sets check lower-bounds format protos dashboard demo serve playground lock audit sbom clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -63,6 +63,10 @@ demo: $(STAMP)  ## Export, serve, register a support, estimate: pictures and a l
 
 serve: $(STAMP)  ## The demonstration's server, left running on localhost:50051
 	$(BIN)/capeserve demo --serve
+
+playground: $(STAMP)  ## The playground on localhost:8080, with the demonstration's model, opened in a browser
+	@test -f demo/repository/cape.json || $(BIN)/capeserve export --checkpoint examples/checkpoint --output demo/repository
+	@$(BIN)/capeserve playground --open
 
 $(TOOLS)/.installed: Makefile
 	@echo "installing uv, pip-audit and cyclonedx into $(TOOLS)"

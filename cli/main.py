@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "Draw similarity maps and attention behind a prediction.",
     "export": "Turn a checkpoint into a model repository.",
     "pack": "Store a checkpoint in half precision, for distribution.",
+    "playground": "Serve a playground page, a JSON API and labelling back ends.",
     "quantise": "Quantise a repository's image backbone to int8, with an accuracy gate.",
     "serve": "Serve a model repository over gRPC.",
     "soak": "Send mixed traffic under injected faults, and count the outcomes.",
@@ -36,6 +37,9 @@ EXTRAS = {
     "accelerate": "train",
     "peft": "llm",
     "litserve": "bench",
+    "python_multipart": "gateway",
+    "starlette": "gateway",
+    "uvicorn": "gateway",
     "tensorboardX": "train",
 }
 """Libraries that the base install leaves out → the extra that brings them."""
