@@ -111,7 +111,7 @@ async def serve(settings: Settings) -> bool:
         )
         await stop.wait()
         logger.info("stopping: no new calls, finishing those that run")
-    ended = not server.application.runner.hanging
+    ended = not (server.application.runner.hanging or server.application.decoding.slow)
     logger.info("stopped" if ended else "stopped, but for an engine run that hangs")
     return ended
 
@@ -223,7 +223,7 @@ async def _report_health(application: Application, probes: health.aio.HealthServ
     """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
     reported: tuple[bool, bool] | None = None
     while True:
-        now = application.runner.healthy, not application.runner.hanging
+        now = application.healthy, not application.hanging
         if now != reported:
             healthy, alive = now
             for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():
