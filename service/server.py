@@ -192,10 +192,23 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         application.performance,
         default_system=application.default_system,
         engine=application.runner.description,
+        limits=_limits(settings),
     )
     pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
     support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+
+
+def _limits(settings: Settings) -> model_service_pb2.RequestLimits:
+    """What ListModels says about requests."""
+    return model_service_pb2.RequestLimits(
+        max_boxes=settings.max_boxes,
+        max_batch_items=settings.max_batch_items,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_message_bytes=settings.max_message_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
 
 
 def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
