@@ -1,4 +1,4 @@
-"""A checkpoint of ours or a published one, by its path."""
+"""Loads a checkpoint by its path: a capeserve folder or a published file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def load_any(path: Path, text_encoder: Path | None, tokenizer: Path | None) -> Checkpoint:
-    """Loads a checkpoint; what is wrong with it ends the command with a clear message.
+    """Loads a checkpoint; an error ends the command with a clear message.
 
     Args:
         path: folder with config.json and model.safetensors, or a published .pth file.
-        text_encoder: Hugging Face folder of the text encoder, where a .pth file brings none.
-        tokenizer: tokenizer.json, where the checkpoint does not bring one.
+        text_encoder: Hugging Face folder of the text encoder, for a .pth file without one.
+        tokenizer: tokenizer.json, for a checkpoint without one.
     """
     from cape.checkpoints import CheckpointError, load_checkpoint
     from cape.pretrained.packages import PretrainedError

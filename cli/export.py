@@ -1,4 +1,4 @@
-"""`capeserve export`: from a checkpoint to a repository that the service and Triton read."""
+"""`capeserve export`: from a checkpoint to a model repository."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ export.add_command(vllm)
 def engine_tables(
     built: Sequence[BuiltEngine], request: EngineRequest, parity: Sequence[ParityEntry]
 ) -> tuple[Table, Table]:
-    """What was built, and how far its precision moves the answers."""
+    """Tables of the built engines and of the cost of their precision."""
     engines = Table(title=f"TensorRT engines, {', '.join(request.targets) or 'this GPU'}")
     for heading in ("component", "MiB", "profiles", "products in half precision", "in float32"):
         engines.add_column(heading, justify="left" if heading == "component" else "right")

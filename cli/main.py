@@ -1,8 +1,9 @@
-"""The command `capeserve`: a module per subcommand, imported only when that subcommand runs."""
+"""The command `capeserve`: one module per subcommand, imported when the subcommand runs."""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -10,58 +11,87 @@ from cape import __version__
 
 COMMANDS = {
     "bench": "Measure what systems cost.",
-    "data": "Look at data to train and evaluate on.",
-    "demo": "Export, serve, register and estimate: pictures and a latency table.",
-    "estimate": "Find the keypoints of a support in photographs.",
-    "evaluate": "Measure how well keypoints are found.",
-    "explain": "Show why keypoints are found where they are.",
+    "data": "Show training and evaluation data.",
+    "demo": "Export, serve, register and estimate: images and a latency table.",
+    "estimate": "Find the keypoints of a support in images.",
+    "evaluate": "Measure accuracy on test pairs.",
+    "explain": "Draw similarity maps and attention behind a prediction.",
     "export": "Turn a checkpoint into a model repository.",
-    "pack": "Store a checkpoint in half precision, to hand it on.",
-    "quantise": "Store a repository's image backbone in int8, calibrated and checked.",
+    "pack": "Store a checkpoint in half precision, for distribution.",
+    "playground": "Serve a playground page, a JSON API and labelling back ends.",
+    "quantise": "Quantise a repository's image backbone to int8, with an accuracy gate.",
     "serve": "Serve a model repository over gRPC.",
-    "soak": "Send mixed traffic under random faults, and count what becomes of it.",
+    "soak": "Send mixed traffic under injected faults, and count the outcomes.",
     "support": "Register, list, show and delete supports.",
-    "token": "Make, list and revoke API tokens.",
+    "token": "Create, list and revoke API tokens.",
     "train": "Train a model on episodes of support and query.",
-    "triton": "Serve a model repository with a real Triton, on this machine.",
+    "triton": "Serve a model repository with a local Triton server.",
 }
-"""Subcommands and their help, said here so that showing the list imports none of them."""
+"""Subcommands and their help, kept here so that listing them imports none."""
+
+PACKAGES = ("cape", "export", "service", "gateway", "benchmarks", "cli")
 
 EXTRAS = {
-    "torch": "export",
-    "transformers": "export",
-    "safetensors": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "accelerate": "train",
-    "peft": "llm",
-    "litserve": "bench",
-    "tensorboardX": "train",
+    "bench": "bench,serve",
+    "data": "train",
+    "demo": "demo,export,serve",
+    "evaluate": "models",
+    "explain": "models",
+    "export": "export",
+    "pack": "models",
+    "playground": "gateway",
+    "quantise": "export",
+    "serve": "serve",
+    "soak": "serve",
+    "train": "train",
+    "triton": "serve",
 }
-"""Libraries that the base install leaves out → the extra that brings them."""
+"""Subcommands that need more than the base install → the extras that bring it."""
+
+LIBRARIES = {"litserve": "bench", "peft": "llm", "tritonclient": "triton"}
+"""Libraries that only some uses of a subcommand need → their extra."""
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> click.ClickException | None:
+    """The message for a library that is not installed; None for a module of this project or an unknown command."""
+    library = (error.name or "").partition(".")[0]
+    extra = LIBRARIES.get(library) or EXTRAS.get(command)
+    if extra is None or library in PACKAGES:
+        return None
+    return click.ClickException(
+        f"{command} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"
+    )
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules of `cli`, each with a command named like its file."""
+    """A group that imports a subcommand's module when it is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names of the subcommands."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Imports a subcommand; None where there is none of that name."""
+        """Imports a subcommand; None if there is none of that name."""
         if name not in COMMANDS:
             return None
         try:
             command: click.Command = getattr(importlib.import_module(f"cli.{name}"), name)
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
+            failure = missing_extra(name, error)
+            if failure is None:
                 raise
-            raise click.ClickException(
-                f"{name} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"
-            ) from None
+            raise failure from None
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs a subcommand; libraries that it imports only then are named with their extra, too."""
+        try:
+            return super().invoke(context)
+        except ModuleNotFoundError as error:
+            failure = missing_extra(context.invoked_subcommand or "", error)
+            if failure is None:
+                raise
+            raise failure from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the list of subcommands without importing them."""

@@ -29,11 +29,11 @@ from service.pipelines.prompts import prompt_cache
 from service.pipelines.support_encoder import SupportEncoder
 from service.pipelines.support_tokens import PoseEstimator, QueryFeatures, support_cache
 from service.pipelines.texts import embedding_cache, text_embedders
-from service.supports.checks import SupportDefinition as CheckedDefinition
-from service.supports.checks import check_support
+from service.supports.outline import SupportOutline
 from service.supports.preparation import prepare_support
+from service.supports.prepared_support import PreparedSupport
 from service.supports.store import SupportSource
-from service.supports.support_set import SupportSet
+from service.supports.validation import check_support
 
 KEPT_FEATURES = 2**30
 """Bytes of cached backbone features, as for checkpoints."""
@@ -113,9 +113,9 @@ class ExportedEstimator:
     async def _estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
         message = support_message(support)
         check_support(message, self._manifest, LIMITS)
-        definition = CheckedDefinition.of(f"{support.category!r}", message)
+        definition = SupportOutline.of(f"{support.category!r}", message)
 
-        async def load() -> SupportSet:
+        async def load() -> PreparedSupport:
             return prepare_support(message, definition, self._manifest, LIMITS)
 
         source = SupportSource(definition, load, complaint=lambda error: error)
