@@ -92,7 +92,7 @@ def test_bands_give_the_pixels_of_a_conversion_in_one_piece(mode: str, monkeypat
     image = Image.fromarray(random.integers(0, 256, (37, 29, 4), dtype=np.uint8), "RGBA").convert(mode)
     file = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
     whole = read_image(image_pb2.Image(encoded=file), LIMITS)
-    monkeypatch.setattr("service.images.BAND_PIXELS", 100)
+    monkeypatch.setattr("cape.images.BAND_PIXELS", 100)
     np.testing.assert_array_equal(read_image(image_pb2.Image(encoded=file), LIMITS), whole)
 
 
@@ -131,7 +131,7 @@ def test_running_out_of_memory_is_not_the_caller_s_mistake(monkeypatch: pytest.M
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("service.images._to_rgb", no_memory)
+    monkeypatch.setattr("service.images.to_rgb", no_memory)
     with pytest.raises(QueueFullError):
         open_image(image_pb2.Image(encoded=encoded(photograph())), LIMITS)
 
