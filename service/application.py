@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.background import BackgroundTasks
 from service.batching.batcher import Batcher
+from service.decoding import DecodeMemory, DecodePool
 from service.engines.base import BatchRunner, Engine
 from service.engines.choice import load_engine
 from service.engines.traced import TracedRunner
@@ -47,6 +47,7 @@ class Application:
         metrics: for Prometheus.
         performance: for GetPerformanceReport.
         background: tasks that run as long as the server.
+        decoding: threads that decode images.
     """
 
     manifest: Manifest
@@ -57,11 +58,17 @@ class Application:
     metrics: Metrics
     performance: PerformanceMonitor
     background: BackgroundTasks
+    decoding: DecodePool
 
     @property
     def ready(self) -> bool:
-        """Whether queries can be answered: the engine works, and the registry has answered at least once."""
-        return self.runner.healthy and self.supports.registry_health is not None
+        """Whether queries can be answered now; the registry must have answered at least once since the start."""
+        return self.runner.healthy and not self.decoding.stuck and self.supports.registry_health is not None
+
+    @property
+    def hanging(self) -> bool:
+        """Whether only a restart helps: an engine run, or every decoding thread, exceeds its time limit."""
+        return self.runner.hanging or self.decoding.stuck
 
 
 @asynccontextmanager
@@ -96,8 +103,8 @@ async def open_application(
             raise StartError(f"{settings.repository}: {error}") from None
         if tracer is not None:
             runner = TracedRunner(runner)
-        pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        stack.callback(pool.shutdown)
+        pool = DecodePool(settings.decode_threads, settings.decode_seconds)
+        stack.callback(pool.close)
 
         try:
             pipelines = Pipelines(
@@ -109,7 +116,12 @@ async def open_application(
             )
         except ValueError as error:
             raise StartError(str(error)) from None
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = ImageLimits(
+            settings.max_image_bytes,
+            settings.max_image_pixels,
+            settings.max_image_scans,
+            DecodeMemory(settings.decode_memory_bytes),
+        )
         supports = Supports(
             ObservedRegistry(registry, metrics),
             manifest,
@@ -149,7 +161,9 @@ async def open_application(
             max_answer_bytes=settings.max_answer_bytes,
             lookup_seconds=settings.default_deadline_seconds,
         )
-        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance, background)
+        yield Application(
+            manifest, default_system, runner, supports, estimation, metrics, performance, background, pool
+        )
 
 
 async def _open_runner(
