@@ -155,7 +155,7 @@ def _estimator(
     if configuration.checkpoint is not None:
         estimator = _checkpoint_estimator(configuration, configuration.checkpoint, device, text_encoder, tokenizer)
     elif configuration.repository is not None:
-        from benchmarks.exported import ExportedEstimator
+        from benchmarks.harness.exported import ExportedEstimator
 
         estimator = ExportedEstimator(configuration.repository, configuration.model.removeprefix("models/"))
     elif configuration.baseline is not None:

@@ -70,8 +70,8 @@ def serve(config: Path | None, **flags: object) -> None:
     Every flag is an environment variable too (--max-queue: CAPESERVE_MAX_QUEUE), and a field of the file of
     --config (max_queue).
     """
-    from service.logs import configure_logs
     from service.server import StartError, serve
+    from service.telemetry.logs import configure_logs
 
     try:
         settings = load_settings(config, {name: value for name, value in flags.items() if value != ()})

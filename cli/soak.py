@@ -58,10 +58,10 @@ def soak(
 
     Ends with 0 only if no answer was wrong and nothing was lost.
     """
-    from benchmarks.latency import describe_machine
-    from benchmarks.soak import SoakError
-    from benchmarks.soak import soak as run
-    from benchmarks.soak_report import document, write_results
+    from benchmarks.harness.machine import describe_machine
+    from benchmarks.soak.report import document, write_results
+    from benchmarks.soak.run import SoakError
+    from benchmarks.soak.run import soak as run
 
     errors = console(stderr=True)
     try:

@@ -12,7 +12,7 @@ from rich.table import Table
 from cli.consoles import console
 
 if TYPE_CHECKING:
-    from service.tokens import TokenFile
+    from service.access.api_tokens import TokenFile
 
 _file = click.option(
     "--file",
@@ -53,7 +53,7 @@ def create(
     """Make a token, and print it: this once, and nothing else on standard output."""
     from pydantic import ValidationError
 
-    from service.tokens import TokenFile, digest, new_token
+    from service.access.api_tokens import TokenFile, digest, new_token
 
     known = _read(path) if path.exists() else TokenFile(tokens=())
     number, secret = new_token()
@@ -94,7 +94,7 @@ def show(path: Path) -> None:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def revoke(path: Path, ids: tuple[str, ...]) -> None:
     """Take tokens out of the file: servers refuse them from then on."""
-    from service.tokens import TokenFile
+    from service.access.api_tokens import TokenFile
 
     known = _read(path)
     missing = set(ids) - {entry.id for entry in known.tokens}
@@ -106,7 +106,7 @@ def revoke(path: Path, ids: tuple[str, ...]) -> None:
 
 
 def _read(path: Path) -> TokenFile:
-    from service.tokens import TokenFileError, read_tokens
+    from service.access.api_tokens import TokenFileError, read_tokens
 
     try:
         return read_tokens(path)
@@ -115,7 +115,7 @@ def _read(path: Path) -> TokenFile:
 
 
 def _write(path: Path, content: TokenFile) -> None:
-    from service.tokens import TokenFileError, write_tokens
+    from service.access.api_tokens import TokenFileError, write_tokens
 
     try:
         write_tokens(path, content)

@@ -26,7 +26,7 @@ from cape.manifest import (
     TextEncoderManifest,
 )
 from cape.modalities import modality_rule
-from export.addition import add_system, check_addition
+from export.add_system import add_system, check_addition
 from export.components import MAX_BATCH_SIZE, Component, components
 from export.graph import EXTERNAL_DATA_FROM, ExportError, graph_digest, write_graph
 from export.parity import (
@@ -41,7 +41,7 @@ from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
 
 if TYPE_CHECKING:
-    from export.capellm_weights import WeightsCost
+    from export.capellm.weights import WeightsCost
 
 KEYPOINT_BUCKETS = (24, 48, 72, 100)
 """Keypoint counts that supports are padded to: few, so that requests of different supports share a batch and an

@@ -11,23 +11,23 @@ from pathlib import Path
 
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
-from service.batching import Batcher
-from service.engine import Engine, RowRunner
-from service.engines import load_engine
+from service.batching.batcher import Batcher
+from service.engines.base import Engine, RowRunner
+from service.engines.choice import load_engine
+from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
 from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.memory import return_freed_memory
-from service.metrics import Metrics
-from service.observed_registry import ObservedRegistry
-from service.performance import PerformanceMonitor
-from service.pipelines import Pipelines
-from service.registry import RegistryError, SupportRegistry
-from service.requests import Tracer
+from service.pipelines.assembly import Pipelines
 from service.settings import Settings
-from service.sqlite_registry import SqliteRegistry
-from service.supports import Supports
-from service.traced_runner import TracedRunner
+from service.supports.observed import ObservedRegistry
+from service.supports.registry import RegistryError, SupportRegistry
+from service.supports.sqlite import SqliteRegistry
+from service.supports.store import Supports
+from service.telemetry.context import Tracer
+from service.telemetry.metrics import Metrics
+from service.telemetry.performance import PerformanceMonitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ async def _open_runner(
 
 async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[RowRunner, Metrics]:
     try:
-        from service.triton_engine import TritonEngine
+        from service.engines.triton import TritonEngine
     except ModuleNotFoundError as error:
         raise StartError(f"engine triton needs {error.name}: pip install 'capeserve[triton]'") from None
     metrics = Metrics(manifest, version=__version__, engine=f"triton:{settings.triton_url}")
@@ -199,7 +199,7 @@ async def open_tracer(settings: Settings) -> AsyncIterator[Tracer | None]:
         yield None
         return
     try:
-        from service.tracing import OpenTelemetryTracer, otlp_exporter
+        from service.telemetry.opentelemetry import OpenTelemetryTracer, otlp_exporter
     except ModuleNotFoundError as error:
         raise StartError(f"tracing_endpoint needs {error.name}: pip install 'capeserve[tracing]'") from None
     tracer = OpenTelemetryTracer(otlp_exporter(settings.tracing_endpoint), settings.tracing_sample_ratio)
@@ -222,7 +222,7 @@ def open_registry(url: str) -> SupportRegistry:
     scheme, separator, rest = url.partition("://")
     if separator and scheme in ("redis", "rediss", "unix"):
         try:
-            from service.redis_registry import RedisRegistry
+            from service.supports.redis import RedisRegistry
         except ModuleNotFoundError as error:
             raise RegistryError(f"registry {scheme}:// needs {error.name}: pip install 'capeserve[redis]'") from None
         return RedisRegistry(url)

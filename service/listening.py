@@ -8,12 +8,12 @@ import logging
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
-from service.certificates import CertificateError, Certificates
+from service.access.api_tokens import TokenFileError
+from service.access.certificates import CertificateError, Certificates
 from service.errors import StartError
 from service.handlers.access import AccessInterceptor
-from service.metrics import Metrics
 from service.settings import Settings
-from service.tokens import TokenFileError
+from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

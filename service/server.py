@@ -23,7 +23,7 @@ from cape.v1 import (
     support_service_pb2_grpc,
 )
 from service.application import Application, open_application, open_tracer
-from service.engine import Engine
+from service.engines.base import Engine
 from service.errors import StartError
 from service.handlers.calls import CallInterceptor
 from service.handlers.models import ModelService
@@ -31,8 +31,8 @@ from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
 from service.listening import access_of, address_of, health_server, listen
 from service.memory import keep_freed_memory
-from service.requests import Tracer
 from service.settings import Settings
+from service.telemetry.context import Tracer
 
 __all__ = ["RunningServer", "StartError", "running_server", "serve"]
 

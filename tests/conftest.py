@@ -49,6 +49,7 @@ EXPORTING = (
     "cape/models/*.py",
     "cape/models/capellm/*.py",
     "export/*.py",
+    "export/capellm/*.py",
     "export/triton/*.py",
     "model_repository/*.pbtxt",
     "tests/conftest.py",
@@ -178,7 +179,7 @@ class ExportedCapeLlm(NamedTuple):
 def tiny_capellm(request: pytest.FixtureRequest) -> ExportedCapeLlm:
     """Exported by the real exporter; kept between runs while no source changes, and not to be changed by a test."""
     from cape.models.capellm.checkpoint import load_capellm, save_capellm
-    from export.capellm_repository import export_capellm_repository
+    from export.capellm.repository import export_capellm_repository
     from tests.cape.capellm.conftest import learn
 
     kept = Path(request.config.cache.mkdir("capellm"))
@@ -213,7 +214,7 @@ def triton_installation() -> Installation:
 @pytest.fixture(scope="session")
 def triton_repository(tiny_export: Callable[..., Path]) -> Path:
     """The tiny FLF and the tiny DLF in one repository, 'flf' being the very one of `tiny_repository`."""
-    from export.addition import add_system
+    from export.add_system import add_system
     from export.triton.configurations import write_configurations
     from export.triton.options import TritonOptions
 

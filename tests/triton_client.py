@@ -11,7 +11,7 @@ import numpy as np
 
 from cape.manifest import Manifest
 from export.triton.local.server import TritonProcess
-from service.engine import Engine
+from service.engines.base import Engine
 
 TYPES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
 

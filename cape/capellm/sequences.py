@@ -1,8 +1,8 @@
 """What goes into an exported decoder, and what its answers mean; whoever runs it, in this process or elsewhere.
 
-A run takes rows of equal shapes, one a sequence (see `export.capellm`). First a prefix: begin token, image and what all
-questions share. Then questions about it as rows of their own, which all carry its keys and values on; they go in lock
-step until every one has its answer. No row depends on another, so rows of several callers may share a run.
+A run takes rows of equal shapes, one a sequence (see `export.capellm.graphs`). First a prefix: begin token, image and
+what all questions share. Then questions about it as rows of their own, which all carry its keys and values on; they go
+in lock step until every one has its answer. No row depends on another, so rows of several callers may share a run.
 """
 
 from __future__ import annotations

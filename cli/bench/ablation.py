@@ -12,7 +12,7 @@ from cli.bench.options import progress_line, recorded, show
 from cli.consoles import step_progress
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
     from cape.configuration import SystemName
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "configurations" / "training" / "ablation.yaml"
@@ -56,8 +56,8 @@ def ablation(
     Runs that are over are kept in --work: an interrupted ablation goes on where it was, and processes for different
     --system may share the folder.
     """
-    from benchmarks.ablation import SETTINGS, measure_run, recorded_runs, summarise
-    from benchmarks.ablation_report import document, draw, tables
+    from benchmarks.ablation.measurement import SETTINGS, measure_run, recorded_runs, summarise
+    from benchmarks.ablation.report import document, draw, tables
     from cape.training.configuration import read_training_configuration
 
     objects = episodes * (1 + queries)

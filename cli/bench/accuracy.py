@@ -12,7 +12,7 @@ from cli.annotated_data import annotated_data, drawn_pairs
 from cli.bench.options import progress_line, recorded, serves, several_repositories, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
 
 _PATH = click.Path(exists=True, path_type=Path)
 
@@ -48,8 +48,8 @@ def accuracy(
     The checkpoint in PyTorch, its exported repositories in every engine and precision that this machine has, and each
     of them in a service of its own, over gRPC; --engine and --precision choose the service's.
     """
-    from benchmarks.accuracy import reduced_accuracy, served_accuracy
-    from benchmarks.accuracy_report import document, draw, tables
+    from benchmarks.accuracy.measurement import reduced_accuracy, served_accuracy
+    from benchmarks.accuracy.report import document, draw, tables
     from cape.checkpoints import CheckpointError
     from cape.data.dataset import DatasetError
     from cape.data.pairs import draw_pairs

@@ -23,7 +23,7 @@ from cli.consoles import console
 def capellm(checkpoint: Path | None, counts: tuple[int, ...], runs: int, output: Path | None, name: str) -> None:
     """Measure CapeLLM's decoding over a shared prefix against a prompt a keypoint, as the public code does it."""
     try:
-        from benchmarks.capellm import HEADER, compare, rows, stand_in, write_results
+        from benchmarks.capellm.measurement import HEADER, compare, rows, stand_in, write_results
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
         from cape.models.capellm.predictor import CapeLlmPredictor

@@ -13,9 +13,9 @@ import click
 from cli.bench.options import progress_line, quick, recorded, several_repositories, show
 
 if TYPE_CHECKING:
-    from benchmarks.compare import Result
-    from benchmarks.records import Record
-    from service.engines import EngineName
+    from benchmarks.compare.measurement import Result
+    from benchmarks.harness.records import Record
+    from service.engines.choice import EngineName
 
 WITHOUT = ("eager", "compile", "litserve", "triton")
 
@@ -57,9 +57,9 @@ def compare(
     research code runs it: text encoder, support pass, query pass and head with every request. Who cannot take part is
     named in the result. About 8 minutes for a model of the published size on two CPU cores.
     """
-    from benchmarks.compare import QUICK, Plan
-    from benchmarks.compare_report import document, draw, tables
-    from benchmarks.contestants.everybody import Choice, Everybody, MismatchError
+    from benchmarks.compare.contestants.everybody import Choice, Everybody, MismatchError
+    from benchmarks.compare.measurement import QUICK, Plan
+    from benchmarks.compare.report import document, draw, tables
     from cli.bench.serving import serve
 
     if (checkpoint is None) == (untrained is None):

@@ -28,9 +28,9 @@ def cost(keypoints: int, tokens: int, shots: int, as_json: bool, output: Path | 
     Nothing is computed and no weights are needed: shapes alone are followed through the graphs that are exported.
     """
     try:
-        from benchmarks.cost import Sizes
-        from benchmarks.cost_report import document, markdown, measure_report, report_tables
-        from benchmarks.tables import terminal_table
+        from benchmarks.cost.measurement import Sizes
+        from benchmarks.cost.report import document, markdown, measure_report, report_tables
+        from benchmarks.harness.tables import terminal_table
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[export]'") from None
 

@@ -43,12 +43,12 @@ def engine(
     name: str,
 ) -> None:
     """Measure engines by themselves, beside the paper's RTX 3060: latency cold and warm, throughput by batch size."""
-    from benchmarks.engine import measure_system
-    from benchmarks.engine_report import HEADER, rows, write_results
+    from benchmarks.engine.measurement import measure_system
+    from benchmarks.engine.report import HEADER, rows, write_results
     from cape.manifest import ManifestError, read_manifest
     from cli.consoles import step_progress
+    from service.engines.onnx_runtime import OnnxRuntimeEngine
     from service.errors import EngineError
-    from service.onnx_engine import OnnxRuntimeEngine
 
     speeds, backbones = [], []
     working: list[str | None] = list(providers) or [None]

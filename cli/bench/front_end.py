@@ -11,8 +11,8 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, show
 
 if TYPE_CHECKING:
-    from benchmarks.front_end import FrontEnd
-    from benchmarks.records import Record
+    from benchmarks.front_end.measurement import FrontEnd
+    from benchmarks.harness.records import Record
 
 
 @click.command()
@@ -26,8 +26,8 @@ def front_end(repository: Path, processes: tuple[int, ...], seconds: float | Non
 
     Under a minute.
     """
-    from benchmarks.front_end import measure_front_end
-    from benchmarks.front_end_report import document, draw, tables
+    from benchmarks.front_end.measurement import measure_front_end
+    from benchmarks.front_end.report import document, draw, tables
     from cli.server_process import free_port
 
     def step(results: list[FrontEnd]) -> None:

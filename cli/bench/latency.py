@@ -11,8 +11,8 @@ import click
 from cli.bench.options import progress_line, quick, recorded, serves, several_repositories, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.table5_latency import SystemLatency
+    from benchmarks.harness.records import Record
+    from benchmarks.latency.measurement import SystemLatency
 
 
 @click.command()
@@ -35,8 +35,8 @@ def latency(
     One request at a time, in turns with the engine by itself. About two minutes a system of the published size on two
     CPU cores; the results are written after every repository.
     """
-    from benchmarks.table5_latency import measure_latencies
-    from benchmarks.table5_latency_report import document, draw, tables
+    from benchmarks.latency.measurement import measure_latencies
+    from benchmarks.latency.report import document, draw, tables
     from cli.bench.serving import serve
 
     rows: list[SystemLatency] = []

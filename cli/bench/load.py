@@ -12,8 +12,8 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.load import Report
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
+    from benchmarks.load.measurement import Report
 
 
 @click.command()
@@ -43,8 +43,8 @@ def load(
     whose latency counts from the moment at which a call was due; and an overload of three times that. About 4
     minutes; half a minute with --quick.
     """
-    from benchmarks.load import QUICK, Plan, measure_load
-    from benchmarks.load_report import document, draw, tables
+    from benchmarks.load.measurement import QUICK, Plan, measure_load
+    from benchmarks.load.report import document, draw, tables
     from cli.bench.serving import serve
 
     plan = replace(QUICK if quick else Plan(), keypoints=keypoints)

@@ -11,8 +11,8 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.memory import Sample
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
+    from benchmarks.memory.measurement import Sample
 
 
 @click.command()
@@ -29,8 +29,8 @@ def memory(
 
     20,000 requests take about two minutes with --null; with a model, as long as it takes to answer them.
     """
-    from benchmarks.front_end import null_server
-    from benchmarks.memory import CACHES, document, draw, measure_memory, tables
+    from benchmarks.front_end.measurement import null_server
+    from benchmarks.memory.measurement import CACHES, document, draw, measure_memory, tables
     from cli.bench.serving import serve
     from cli.server_process import free_port
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from cli.consoles import console
 
 if TYPE_CHECKING:
-    from benchmarks.tables import ReportTable
+    from benchmarks.harness.tables import ReportTable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ def recorded(name: str, title: str) -> Callable[[Callable[..., Any]], Callable[.
         @click.option("--name", default=name, show_default=True, help="Name of those files.")
         @functools.wraps(command)
         def recording(*, output: Path | None, name: str, **arguments: Any) -> Any:
-            from benchmarks.records import RESULTS, Record
+            from benchmarks.harness.records import RESULTS, Record
 
             return command(record=Record(name, title, typed_command(), output or RESULTS), **arguments)
 
@@ -101,7 +101,7 @@ def typed_command() -> str:
 
 def show(tables: Iterable[ReportTable], paths: Iterable[Path]) -> None:
     """Prints tables with their notes, and what was written."""
-    from benchmarks.tables import terminal_table
+    from benchmarks.harness.tables import terminal_table
 
     out = console()
     for table in tables:

@@ -11,7 +11,7 @@ import click
 from cli.bench.options import progress_line, recorded, several_repositories, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.harness.records import Record
 
 
 @click.command()
@@ -28,9 +28,9 @@ def roofline(
     In every engine and precision that is here; the peak is measured with large products in the same engine, in turns
     with the backbone.
     """
-    from benchmarks.matrix_flops import UncountableError
-    from benchmarks.roofline import measure_rooflines
-    from benchmarks.roofline_report import document, draw, tables
+    from benchmarks.harness.matrix_flops import UncountableError
+    from benchmarks.roofline.measurement import measure_rooflines
+    from benchmarks.roofline.report import document, draw, tables
     from service.errors import EngineError
 
     try:

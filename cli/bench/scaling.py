@@ -13,8 +13,8 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.scaling import Point
+    from benchmarks.harness.records import Record
+    from benchmarks.scaling.measurement import Point
 
 
 @click.command()
@@ -36,8 +36,8 @@ def scaling(
 
     About 5 minutes for a model of the published size on two CPU cores; results are written after every value.
     """
-    from benchmarks.scaling import QUICK, Plan, measure_scaling
-    from benchmarks.scaling_report import document, draw, tables
+    from benchmarks.scaling.measurement import QUICK, Plan, measure_scaling
+    from benchmarks.scaling.report import document, draw, tables
     from cli.bench.serving import serve
 
     plan = QUICK if quick else Plan()

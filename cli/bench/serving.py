@@ -1,4 +1,4 @@
-"""Servers for the benchmarks: `benchmarks.serving.Serve` by means of `capeserve serve`."""
+"""Servers for the benchmarks: `benchmarks.harness.serving.Serve` by means of `capeserve serve`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.serving import Served
+from benchmarks.harness.serving import Served
 from cli.server_process import free_port, server_process
 
 
@@ -15,7 +15,7 @@ from cli.server_process import free_port, server_process
 def serve(
     repository: Path, settings: Mapping[str, object] = {}, cpus: frozenset[int] | None = None
 ) -> Iterator[Served]:
-    """See `benchmarks.serving.Serve`."""
+    """See `benchmarks.harness.serving.Serve`."""
     port = free_port(0)
     before = os.sched_getaffinity(0)
     # A child has its parent's processors; set here, before there is a child, nothing runs between fork and exec.

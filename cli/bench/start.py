@@ -10,8 +10,8 @@ import click
 from cli.bench.options import one_repository, progress_line, quick, recorded, serves, show
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
-    from benchmarks.start import Start
+    from benchmarks.harness.records import Record
+    from benchmarks.start.measurement import Start
 
 
 @click.command()
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @recorded("start", "From the start of a server to its first answers")
 def start(repository: Path, settings: dict[str, object], starts: int | None, quick: bool, record: Record) -> None:
     """Measure the time from a start to ready and to the first answer; all starts but the first find warm files."""
-    from benchmarks.start import document, measure_starts, tables
+    from benchmarks.start.measurement import document, measure_starts, tables
     from cli.bench.serving import serve
 
     def step(found: list[Start]) -> None:

@@ -39,10 +39,10 @@ def systems(systems: tuple[str, ...], examples: Path, output: Path | None) -> No
 
     Each is built at the published size and exported: some minutes a system.
     """
-    from benchmarks.capellm_systems import SYSTEM as CAPELLM
-    from benchmarks.capellm_systems import capellm_section, measure_capellm
-    from benchmarks.cost import SYSTEMS
-    from benchmarks.systems import document, measure_system
+    from benchmarks.capellm.systems import SYSTEM as CAPELLM
+    from benchmarks.capellm.systems import capellm_section, measure_capellm
+    from benchmarks.cost.measurement import SYSTEMS
+    from benchmarks.systems.measurement import document, measure_system
 
     @contextlib.contextmanager
     def serve(repository: Path) -> Iterator[str]:

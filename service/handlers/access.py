@@ -12,13 +12,13 @@ import grpc
 from grpc_health.v1 import health
 from grpc_status import rpc_status
 
-from service.audit import Audit
-from service.callers import set_caller
+from service.access.api_tokens import TokenFileError, Tokens, read_tokens, utc_now
+from service.access.audit import Audit
+from service.access.callers import set_caller
+from service.access.watched_files import WatchedFiles
 from service.errors import UnauthenticatedError
 from service.handlers.status import status_of
-from service.metrics import Metrics
-from service.tokens import TokenFileError, Tokens, read_tokens, utc_now
-from service.watched_files import WatchedFiles
+from service.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

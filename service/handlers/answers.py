@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from cape.geometry import Crop
 from cape.v1 import image_pb2, modality_pb2, pose_service_pb2
-from service.estimates import Estimate
-from service.support_encoder import Modality, SupportTrace
+from service.pipelines.base import Estimate
+from service.pipelines.support_encoder import Modality, SupportTrace
 
 MODEL_PREFIX = "models/"
 

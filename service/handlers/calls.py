@@ -13,8 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from service.audit import Audit
-from service.callers import EVERYBODY, Caller, current_caller
+from service.access.audit import Audit
+from service.access.callers import EVERYBODY, Caller, current_caller
 from service.errors import (
     CallerLimitError,
     DeadlineError,
@@ -25,9 +25,9 @@ from service.errors import (
 )
 from service.handlers.identity import identified, identity
 from service.handlers.status import grpc_code, status_of
-from service.metrics import Metrics
-from service.requests import Tracer
-from service.spans import describe_span
+from service.telemetry.context import Tracer
+from service.telemetry.metrics import Metrics
+from service.telemetry.spans import describe_span
 
 logger = logging.getLogger(__name__)
 

@@ -14,20 +14,20 @@ import numpy as np
 from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, pose_service_pb2
-from service.callers import current_caller
+from service.access.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
-from service.estimates import Estimates, PartialEstimate, Pipeline, StartedQuery, UsedSupport
 from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
 from service.handlers.calls import due
 from service.images import ImageLimits, OpenedImage, check_image, open_image
-from service.metrics import STAGES, Metrics, Stage
-from service.performance import PerformanceMonitor
-from service.preparation import query_crops
-from service.spans import describe_span, record_span, span
-from service.support_definition import check_box
-from service.support_encoder import SupportTrace
-from service.supports import Supports, SupportSource
+from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, UsedSupport
+from service.pipelines.support_encoder import SupportTrace
+from service.supports.checks import check_box
+from service.supports.preparation import query_crops
+from service.supports.store import Supports, SupportSource
 from service.tasks import together
+from service.telemetry.metrics import STAGES, Metrics, Stage
+from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.spans import describe_span, record_span, span
 
 Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
 """Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from service.requests import REQUEST_ID, Tracer, current_request, request_scope
+from service.telemetry.context import REQUEST_ID, Tracer, current_request, request_scope
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]

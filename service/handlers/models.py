@@ -10,8 +10,8 @@ from cape.v1 import modality_pb2, model_service_pb2, model_service_pb2_grpc
 from service.errors import InvalidFieldError
 from service.handlers.answers import MODEL_PREFIX, duration
 from service.handlers.calls import Context
-from service.performance import Percentiles, PerformanceMonitor, SystemPerformance
-from service.registry import page_size_of
+from service.supports.registry import page_size_of
+from service.telemetry.performance import Percentiles, PerformanceMonitor, SystemPerformance
 
 PARITY_OUTPUT = "chain.keypoints"
 """The manifest's parity entry that an answer's keypoints depend on: all components run in sequence."""

@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
-from service.callers import current_caller
+from service.access.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
 from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
 from service.handlers.estimation import Estimation, Partial
 from service.handlers.status import status_of
-from service.spans import span
 from service.tasks import all_of, together
+from service.telemetry.spans import span
 
 
 class PoseService(pose_service_pb2_grpc.PoseServiceServicer):

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from benchmarks.ablation import SETTINGS, Run, for_system, recorded_runs, summarise
-from benchmarks.ablation_report import tables
+from benchmarks.ablation.measurement import SETTINGS, Run, for_system, recorded_runs, summarise
+from benchmarks.ablation.report import tables
 from cape.configuration import IMAGE_SYSTEMS, TEXT_SYSTEMS
 from cape.training.configuration import read_training_configuration
 from cli.bench.ablation import CONFIGURATION

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks.accuracy import compare
-from benchmarks.accuracy_report import HEADER, tables
-from benchmarks.engine_choices import EngineChoice, engine_choices
-from benchmarks.large_images import EnlargedDataset, JpegEstimator
+from benchmarks.accuracy.measurement import compare
+from benchmarks.accuracy.report import HEADER, tables
+from benchmarks.harness.engine_choices import EngineChoice, engine_choices
+from benchmarks.harness.large_images import EnlargedDataset, JpegEstimator
 from cape.data.coco_dataset import CocoDataset
 from cape.data.dataset import KeypointDataset
 from cape.data.pairs import draw_pairs

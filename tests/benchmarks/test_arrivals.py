@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import Call, closed_loop, open_loop, outcome, poisson_arrivals
-from service.performance import Percentiles
+from benchmarks.harness.arrivals import Call, closed_loop, open_loop, outcome, poisson_arrivals
+from service.telemetry.performance import Percentiles
 
 
 def call(due: float, done: float, status: str = "OK", sent: float | None = None) -> Call:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from benchmarks.capellm_systems import CapeLlmRow, QueryCost, capellm_section, query_cost
-from benchmarks.systems import Row, document
+from benchmarks.capellm.systems import CapeLlmRow, QueryCost, capellm_section, query_cost
+from benchmarks.systems.measurement import Row, document
 from cape.models.capellm.checkpoint import save_capellm, untrained_capellm
 from cli.main import main
 from tests.cape.capellm.conftest import Learnt, learn, tiny, tiny_tokenizer

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.compare import Plan, Result, measure
-from benchmarks.compare_report import HEADER, document, tables
-from benchmarks.contestants import AbsentError, Contestant
-from benchmarks.contestants.litserve import litserve
-from benchmarks.workloads import workload
+from benchmarks.compare.contestants import AbsentError, Contestant
+from benchmarks.compare.contestants.litserve import litserve
+from benchmarks.compare.measurement import Plan, Result, measure
+from benchmarks.compare.report import HEADER, document, tables
+from benchmarks.harness.workloads import workload
 from cli.main import main
 
 

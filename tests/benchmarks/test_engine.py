@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from click.testing import CliRunner
 
-from benchmarks.engine import SystemSpeed, Workload, measure_system
-from benchmarks.engine_report import HEADER, rows
+from benchmarks.engine.measurement import SystemSpeed, Workload, measure_system
+from benchmarks.engine.report import HEADER, rows
 from cape.manifest import Manifest, read_manifest
 from cli.main import main
-from service.engine import Tensors
-from service.onnx_engine import OnnxRuntimeEngine
-from service.performance import Percentiles
+from service.engines.base import Tensors
+from service.engines.onnx_runtime import OnnxRuntimeEngine
+from service.telemetry.performance import Percentiles
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.front_end import FrontEnd
-from benchmarks.memory import Sample, growth
-from benchmarks.scaling import Point
-from benchmarks.scaling_report import by_quantity, tables
-from benchmarks.start import Start
-from benchmarks.start import tables as start_tables
+from benchmarks.front_end.measurement import FrontEnd
+from benchmarks.memory.measurement import Sample, growth
+from benchmarks.scaling.measurement import Point
+from benchmarks.scaling.report import by_quantity, tables
+from benchmarks.start.measurement import Start
+from benchmarks.start.measurement import tables as start_tables
 from cli.main import main
-from service.performance import Percentiles
+from service.telemetry.performance import Percentiles
 
 
 def invoke(name: str, repository: Path, output: Path, *options: str) -> dict:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.arrivals import OK, Call, Outcome
-from benchmarks.load import FULL_BATCH, Report, Run, counted_seconds
-from benchmarks.load_report import summary, tables
-from benchmarks.serving import Batches
+from benchmarks.harness.arrivals import OK, Call, Outcome
+from benchmarks.harness.serving import Batches
+from benchmarks.load.measurement import FULL_BATCH, Report, Run, counted_seconds
+from benchmarks.load.report import summary, tables
 from cli.main import main
-from service.performance import Percentiles
+from service.telemetry.performance import Percentiles
 
 
 def run(kind, level: float, throughput: float, goodput: float, p99: float, supports: int = 1) -> Run:

@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.records import Record, instructions
-from benchmarks.serving import Batches, cpu_seconds
-from benchmarks.tables import ReportTable, markdown_table
-from benchmarks.workloads import resized, workload
+from benchmarks.harness.records import Record, instructions
+from benchmarks.harness.serving import Batches, cpu_seconds
+from benchmarks.harness.tables import ReportTable, markdown_table
+from benchmarks.harness.workloads import resized, workload
 from cli.bench.options import typed_command
 
 TABLE = ReportTable("Speed, ms", ("engine", "p50"), (("a", "1.0"), ("b", "2.0")), ("a note",))

@@ -11,11 +11,10 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import gemm
-from benchmarks.engine_choices import engine_choices
-from benchmarks.matrix_flops import UncountableError, matrix_multiply_adds
-from benchmarks.roofline import Roofline
-from benchmarks.roofline_report import HEADER, tables
+from benchmarks.harness.engine_choices import engine_choices
+from benchmarks.harness.matrix_flops import UncountableError, matrix_multiply_adds
+from benchmarks.roofline.measurement import Roofline, gemm
+from benchmarks.roofline.report import HEADER, tables
 from cape.manifest import MODEL_FILE
 from cli.main import main
 

@@ -9,13 +9,13 @@ import grpc
 import numpy as np
 import pytest
 
-from benchmarks import soak_ledger
-from benchmarks.soak import Outcome
-from benchmarks.soak_cast import TOLERANCE, Cast, made_up_support
-from benchmarks.soak_ledger import Disturbances, Ledger
-from benchmarks.soak_report import document, markdown
-from benchmarks.soak_server import FAULTS, FaultySession
-from benchmarks.soak_traffic import Caller, Place
+from benchmarks.soak import ledger as soak_ledger
+from benchmarks.soak.cast import TOLERANCE, Cast, made_up_support
+from benchmarks.soak.ledger import Disturbances, Ledger
+from benchmarks.soak.report import document, markdown
+from benchmarks.soak.run import Outcome
+from benchmarks.soak.server import FAULTS, FaultySession
+from benchmarks.soak.traffic import Caller, Place
 from cape.client import (
     Box,
     CapeError,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import golden
 from cape.checkpoints import CheckpointError
 from cape.published import open_published
 from cape.towers import MINILM_PACKAGE, TowerError, package_folder
+from tests import golden_models as golden
 from tests.cape.test_text_towers import GTE_CONFIG, folder_with, openai_clip_state, original_gte_state
 
 

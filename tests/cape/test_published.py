@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import golden
 from cape.checkpoints import CheckpointError
 from cape.configuration import SystemConfiguration
 from cape.published import read_published, recognise
 from cape.published_layouts import PublishedCheckpointError, convert
+from tests import golden_models as golden
 
 EXPECTED = {
     "graphcape_t_mlp": ("capeformer", "swinv2-tiny", "none"),

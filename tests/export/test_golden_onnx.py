@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import golden
+from tests import golden_models as golden
 
 SAME_BACKBONE = {"capex_t"}
 """Its Swin V2-T is the one of graphcape_t_mlp: to trace it again takes as long as all else and shows nothing new."""

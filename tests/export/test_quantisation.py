@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from benchmarks.accuracy import Comparison, Moved, Way
-from benchmarks.large_images import EnlargedDataset
+from benchmarks.accuracy.measurement import Comparison, Moved, Way
+from benchmarks.harness.large_images import EnlargedDataset
 from cape.data.synthetic import SyntheticDataset
 from cape.evaluation.metrics import mean_scores, score_pair
 from cape.manifest import MODEL_FILE, read_manifest
 from cli.main import main
 from export.graph import ExportError
 from export.quantisation import quantise_repository, sensitive_nodes
-from service.engines import installed_engines, load_engine
+from service.engines.choice import installed_engines, load_engine
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_the_command_writes_what_costs_little_and_refuses_what_costs_more(
         worse = replace(scores, pck=tuple(share - lost / 100 for share in scores.pck))
         return Comparison("faces", (Way("float32", "", scores, None), Way("int8 backbone", "", worse, Moved(0, 0, 0))))
 
-    monkeypatch.setattr("benchmarks.quantised.compare_repositories", compared)
+    monkeypatch.setattr("benchmarks.accuracy.quantised.compare_repositories", compared)
     monkeypatch.setattr("export.quantisation.quantise_graph", lambda source, target, crops: shutil.copy(source, target))
     command = ["quantise", "--repository", tiny_repository, "--output", tmp_path / "int8", "--calibrate-on", 1]
     result = CliRunner().invoke(main, [str(part) for part in [*command, "--tolerance", tolerance]])

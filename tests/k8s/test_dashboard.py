@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from manifest_files import DASHBOARD, K8S
+from tests.k8s.manifest_files import DASHBOARD, K8S
 
 SCREEN_ROWS = 27
 """Rows of Grafana's grid (30 pixels and a gap of 8) that 1080 lines show below its head."""

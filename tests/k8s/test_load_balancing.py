@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import grpc
-from kubernetes_objects import named, of_kind
-from manifest_files import K8S, OVERLAYS
 
 from cape.v1 import model_service_pb2, model_service_pb2_grpc
+from tests.k8s.kubernetes_objects import named, of_kind
+from tests.k8s.manifest_files import K8S, OVERLAYS
 from tests.service.live_server import LiveServer, settings_for
 
 README = (K8S / "README.md").read_text()

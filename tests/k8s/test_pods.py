@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from kubernetes_objects import (
+
+from service.server import FLUSH_SECONDS, LIVENESS
+from tests.k8s.kubernetes_objects import (
     containers,
     matches,
     named,
@@ -16,10 +18,8 @@ from kubernetes_objects import (
     service_container,
     workloads,
 )
-from manifest_files import K8S, OVERLAYS
-from test_settings_of_pods import settings_of
-
-from service.server import FLUSH_SECONDS, LIVENESS
+from tests.k8s.manifest_files import K8S, OVERLAYS
+from tests.k8s.test_settings_of_pods import settings_of
 
 CLOSING_SECONDS = 10
 """What may come after the drain: flushing answers, the registry, traces."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from manifest_files import DASHBOARD
-from prometheus_server import Prometheus, free_port, running_prometheus
-from test_rules import rules
 
 from cape.v1 import support_service_pb2
+from tests.k8s.manifest_files import DASHBOARD
+from tests.k8s.prometheus_server import Prometheus, free_port, running_prometheus
+from tests.k8s.test_rules import rules
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import cat_support, query
 

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from manifest_files import DASHBOARD, K8S, ROOT, RULES
+
+from tests.k8s.manifest_files import DASHBOARD, K8S, ROOT, RULES
 
 RULES_TEST = K8S / "components" / "monitoring" / "rules_test.yaml"
 

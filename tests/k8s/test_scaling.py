@@ -6,9 +6,10 @@ import re
 
 import pytest
 import yaml
-from kubernetes_objects import named, of_kind
-from manifest_files import K8S, OVERLAYS
-from test_rules import rules
+
+from tests.k8s.kubernetes_objects import named, of_kind
+from tests.k8s.manifest_files import K8S, OVERLAYS
+from tests.k8s.test_rules import rules
 
 ADAPTER = K8S / "components" / "autoscaling" / "prometheus_adapter_values.yaml"
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}

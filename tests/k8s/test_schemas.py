@@ -7,8 +7,9 @@ import json
 import kubernetes_validate
 import pytest
 from jsonschema import Draft202012Validator
-from kubernetes_objects import of_kind
-from manifest_files import K8S, OVERLAYS
+
+from tests.k8s.kubernetes_objects import of_kind
+from tests.k8s.manifest_files import K8S, OVERLAYS
 
 KUBERNETES = "1.37"
 CUSTOM = {

@@ -6,10 +6,10 @@ import os
 from unittest import mock
 
 import pytest
-from kubernetes_objects import named, of_kind, pod_of, service_container, workloads
-from manifest_files import OVERLAYS, ROOT
 
 from service.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+from tests.k8s.kubernetes_objects import named, of_kind, pod_of, service_container, workloads
+from tests.k8s.manifest_files import OVERLAYS, ROOT
 
 
 def environment_of(objects: list[dict]) -> dict[str, str]:

@@ -17,10 +17,10 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from cape.v1 import model_service_pb2_grpc, pose_service_pb2_grpc, support_service_pb2_grpc
-from service.engine import Engine
-from service.requests import Tracer
+from service.engines.base import Engine
 from service.server import RunningServer, running_server
 from service.settings import Settings, load_settings
+from service.telemetry.context import Tracer
 
 
 def settings_for(repository: Path, **changes: object) -> Settings:

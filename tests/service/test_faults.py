@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from cape.manifest import read_manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_pb2, support_service_pb2
-from service.onnx_engine import OnnxRuntimeEngine
+from service.engines.onnx_runtime import OnnxRuntimeEngine
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, encoded, photograph, points, query
 

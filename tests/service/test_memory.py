@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks.workloads import EXAMPLES
+from benchmarks.harness.workloads import EXAMPLES
 
 PROGRAM = """
 import io, resource, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.exported import ExportedEstimator
+from benchmarks.harness.exported import ExportedEstimator
 from cape.annotations import read_support
 from cape.checkpoints import Checkpoint, load_checkpoint, untrained
 from cape.data.dataset import AnnotatedObject, Category

@@ -1,0 +1,1 @@
+"""`capeserve bench ablation`: every modality and fusion, trained alike."""

@@ -1,0 +1,1 @@
+"""`capeserve bench accuracy`: PCK lost between PyTorch and what is served."""

@@ -1,0 +1,1 @@
+"""`capeserve bench capellm`: batched decoding over a shared prefix."""

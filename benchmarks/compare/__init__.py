@@ -1,0 +1,1 @@
+"""`capeserve bench compare`: other ways to serve the same model."""

@@ -1,0 +1,1 @@
+"""`capeserve bench cost`: parameters and FLOPs beside the paper's Table 5."""

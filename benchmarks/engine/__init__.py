@@ -1,0 +1,1 @@
+"""`capeserve bench engine`: an engine without network, queues and decoding."""

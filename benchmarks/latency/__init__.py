@@ -1,0 +1,1 @@
+"""`capeserve bench latency`: cold and warm latency beside the paper's Table 5."""

@@ -1,0 +1,1 @@
+"""`capeserve bench load`: throughput and latency under load and overload."""

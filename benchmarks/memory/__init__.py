@@ -1,0 +1,1 @@
+"""`capeserve bench memory`: memory growth over many requests."""

@@ -1,0 +1,1 @@
+"""`capeserve bench roofline`: the image backbone beside the machine's peak."""

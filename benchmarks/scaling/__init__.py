@@ -1,0 +1,1 @@
+"""`capeserve bench scaling`: cost by request size, cores and processes."""

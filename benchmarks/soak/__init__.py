@@ -1,0 +1,1 @@
+"""`capeserve soak`: mixed traffic to real servers with injected faults."""

@@ -1,0 +1,311 @@
+"""One of many callers in a soak: does something at random, again and again, and says what became of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.soak.cast import IMAGES, SUPPORTS, Cast, made_up_support
+from benchmarks.soak.ledger import Disturbances, Ledger
+from cape.client import (
+    Box,
+    CapeError,
+    Client,
+    ConnectionOptions,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PoseEstimate,
+    Query,
+    UnavailableError,
+)
+
+TIMEOUT_SECONDS = 30.0
+"""Deadline of a call that is not about deadlines; far more than a server needs that is not disturbed."""
+
+PAUSE_SECONDS = (0.05, 0.5)
+"""Between a refusal and the next call."""
+
+ENGINE_FAILED = "the engine could not run"
+"""What the server says when its engine has failed, which the soak makes it do at any time."""
+
+NOWHERE = "supports/00000000000000000000000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server: where it is, and when it is disturbed."""
+
+    target: str
+    disturbances: Disturbances
+
+
+class Caller:
+    """A thread's worth of mixed traffic to all servers."""
+
+    def __init__(self, number: int, places: list[Place], names: list[str], cast: Cast, ledger: Ledger) -> None:
+        """Connects.
+
+        Args:
+            number: seeds what it does.
+            places: the servers.
+            names: of the cast's supports, registered.
+            cast: what to send, and what must come back.
+            ledger: where to count.
+        """
+        self._random = random.Random(number)
+        self._number = number
+        options = ConnectionOptions(timeout=TIMEOUT_SECONDS, attempts=1)
+        hurried = ConnectionOptions(timeout=self._random.uniform(0.001, 0.05), attempts=1)
+        self._places = places
+        self._clients = [Client(place.target, options) for place in places]
+        self._hurried = [Client(place.target, hurried) for place in places]
+        self._names = names
+        self._cast = cast
+        self._ledger = ledger
+        self._actions: dict[Callable[[int], None], int] = {
+            self._query: 40,
+            self._inline: 10,
+            self._batch: 10,
+            self._stream: 10,
+            self._mistake: 12,
+            self._hurry: 8,
+            self._abandon: 4,
+            self._lifetime: 6,
+        }
+
+    def run(self, until: float) -> None:
+        """Calls until a monotonic time."""
+        while time.monotonic() < until:
+            (action,) = self._random.choices(list(self._actions), list(self._actions.values()))
+            action(self._random.randrange(len(self._places)))
+        for client in (*self._clients, *self._hurried):
+            client.close()
+
+    def _pick(self, inline: bool = False) -> tuple[int, int, Query]:
+        """Numbers of a support and an image, and a query of both."""
+        support, image = self._random.randrange(SUPPORTS), self._random.randrange(IMAGES)
+        source = self._cast.supports[support] if inline else self._names[support]
+        return support, image, Query(self._cast.images[image], source)
+
+    def _judge(self, kind: str, support: int, image: int, answer: PoseEstimate) -> None:
+        mistake = self._cast.mistake(support, image, answer)
+        if mistake:
+            self._ledger.count_wrong(kind, mistake)
+        else:
+            self._ledger.count_right(kind)
+
+    def _judge_refusal(self, kind: str, place: int, started: float, error: CapeError, requests: int = 1) -> None:
+        """Whether a refusal that nobody asked for may come now."""
+        disturbed = self._places[place].disturbances.overlap(started, time.monotonic())
+        fine = (
+            isinstance(error, OverloadedError)
+            or (isinstance(error, UnavailableError) and (disturbed or str(error).startswith(ENGINE_FAILED)))
+            or (isinstance(error, DeadlineExceededError) and disturbed)
+        )
+        if fine:
+            engine = " (engine)" if str(error).startswith(ENGINE_FAILED) else ""
+            self._ledger.count_refused(kind, f"{error.code.name}{engine}", requests)
+            # As callers do; a server that is away would else be what most of the traffic meets.
+            time.sleep(self._random.uniform(*PAUSE_SECONDS))
+            return
+        for _ in range(requests):
+            self._ledger.count_wrong(kind, f"{error.code.name}: {error}")
+
+    def _ask(self, kind: str, place: int, support: int, image: int, query: Query) -> None:
+        self._ledger.count_sent(kind)
+        started = time.monotonic()
+        try:
+            answer = self._clients[place].estimate(query.image, query.support)
+        except CapeError as error:
+            self._judge_refusal(kind, place, started, error)
+        else:
+            self._judge(kind, support, image, answer)
+
+    def _query(self, place: int) -> None:
+        self._ask("query", place, *self._pick())
+
+    def _inline(self, place: int) -> None:
+        self._ask("inline query", place, *self._pick(inline=True))
+
+    def _batch(self, place: int) -> None:
+        """A batch; some have one item that must fail by itself."""
+        kind = "item of a batch"
+        picked = [self._pick() for _ in range(self._random.randint(2, 8))]
+        queries = [query for _, _, query in picked]
+        bad = self._random.randrange(len(queries)) if self._random.random() < 0.5 else None
+        if bad is not None:
+            queries[bad] = Query(b"no image", queries[bad].support)
+        self._ledger.count_sent(kind, len(queries))
+        started = time.monotonic()
+        try:
+            answers = self._clients[place].estimate_batch(queries)
+        except CapeError as error:
+            self._judge_refusal(kind, place, started, error, len(queries))
+            return
+        if len(answers) != len(queries):
+            self._ledger.count_lost(kind, f"{len(answers)} answers to {len(queries)} items", len(queries))
+            return
+        for index, ((support, image, _), answer) in enumerate(zip(picked, answers, strict=True)):
+            self._judge_item(kind, place, started, support, image, answer, spoilt=index == bad)
+
+    def _judge_item(
+        self,
+        kind: str,
+        place: int,
+        started: float,
+        support: int,
+        image: int,
+        answer: PoseEstimate | CapeError,
+        *,
+        spoilt: bool = False,
+    ) -> None:
+        if spoilt and isinstance(answer, InvalidRequestError):
+            self._ledger.count_refused(kind, answer.code.name)
+        elif isinstance(answer, CapeError):
+            self._judge_refusal(kind, place, started, answer)
+        elif spoilt:
+            self._ledger.count_wrong(kind, "an answer to what is no image")
+        else:
+            self._judge(kind, support, image, answer)
+
+    def _stream(self, place: int) -> None:
+        """A stream that is read to its end, or until the server ends it."""
+        kind = "item of a stream"
+        picked = [self._pick() for _ in range(self._random.randint(5, 30))]
+        self._ledger.count_sent(kind, len(picked))
+        open_items = set(range(len(picked)))
+        started = time.monotonic()
+        try:
+            for index, answer in self._clients[place].estimate_stream([query for _, _, query in picked]):
+                if index not in open_items:
+                    self._ledger.count_wrong(kind, f"item {index} is answered twice")
+                    continue
+                open_items.remove(index)
+                support, image, _ = picked[index]
+                self._judge_item(kind, place, started, support, image, answer)
+        except CapeError as error:
+            if open_items:
+                self._judge_refusal(kind, place, started, error, len(open_items))
+        else:
+            if open_items:
+                self._ledger.count_lost(kind, "a stream ended as if all were answered", len(open_items))
+
+    def _mistake(self, place: int) -> None:
+        """A request that must be refused, with the code that fits."""
+        kind = "mistake"
+        support, image, _ = self._pick()
+        data, name = self._cast.images[image], self._names[support]
+        expected, spoilt = self._random.choice(
+            (
+                (InvalidRequestError, Query(data[: len(data) // 3], name)),
+                (InvalidRequestError, Query(b"I am not a photograph", name)),
+                (InvalidRequestError, Query(data, name, [Box(float("nan"), 0, 5, 5)])),
+                (InvalidRequestError, Query(data, name, [Box(1e5, 0, 5, 5)])),
+                (InvalidRequestError, Query(np.zeros((4, 4, 3), np.uint8), "cat")),
+                (NotFoundError, Query(data, NOWHERE)),
+                (NotFoundError, Query(data, name, model="models/nothing")),
+            )
+        )
+        self._ledger.count_sent(kind)
+        started = time.monotonic()
+        try:
+            self._clients[place].estimate(spoilt.image, spoilt.support, boxes=spoilt.boxes, model=spoilt.model)
+        except CapeError as error:
+            if isinstance(error, expected):
+                self._ledger.count_refused(kind, error.code.name)
+            else:
+                self._judge_refusal(kind, place, started, error)
+        else:
+            self._ledger.count_wrong(kind, f"an answer where {expected.__name__} was due")
+
+    def _hurry(self, place: int) -> None:
+        """A request whose deadline may not be kept."""
+        kind = "hurried query"
+        support, image, query = self._pick()
+        self._ledger.count_sent(kind)
+        started = time.monotonic()
+        try:
+            answer = self._hurried[place].estimate(query.image, query.support)
+        except DeadlineExceededError as error:
+            self._ledger.count_refused(kind, error.code.name)
+        except CapeError as error:
+            self._judge_refusal(kind, place, started, error)
+        else:
+            self._judge(kind, support, image, answer)
+
+    def _abandon(self, place: int) -> None:
+        """A stream whose caller leaves after the first answer; what it sent is of no interest to anybody then."""
+        kind = "first item of an abandoned stream"
+        picked = [self._pick() for _ in range(20)]
+        self._ledger.count_sent(kind)
+        started = time.monotonic()
+        answers = self._clients[place].estimate_stream([query for _, _, query in picked])
+        try:
+            index, answer = next(answers)
+        except CapeError as error:
+            self._judge_refusal(kind, place, started, error)
+        except StopIteration:
+            self._ledger.count_lost(kind, "the stream ended without an answer")
+        else:
+            support, image, _ = picked[index]
+            self._judge_item(kind, place, started, support, image, answer)
+        finally:
+            answers.close()
+
+    def _lifetime(self, place: int) -> None:
+        """A support of its own: created, used, deleted, and then not there any more."""
+        client = self._clients[place]
+        # Of the time and the caller's number: nobody else's support has the same content.
+        definition = made_up_support(time.time_ns() // 1000 * 64 + self._number)
+        image = self._cast.images[self._random.randrange(IMAGES)]
+        name = ""
+
+        def step(kind: str, call: Callable[[], str]) -> bool:
+            """Counts a call that returns what is wrong; False where the story ends."""
+            self._ledger.count_sent(kind)
+            started = time.monotonic()
+            try:
+                mistake = call()
+            except CapeError as error:
+                if kind == "use" and isinstance(error, NotFoundError):
+                    self._ledger.count_lost(kind, f"{name} was created and is not there")
+                else:
+                    self._judge_refusal(kind, place, started, error)
+                return False
+            if mistake:
+                self._ledger.count_wrong(kind, mistake)
+                return False
+            self._ledger.count_right(kind)
+            return True
+
+        def create() -> str:
+            nonlocal name
+            registered = client.create_support(definition)
+            name = registered.name
+            return "it was there already" if registered.already_existed else ""
+
+        def use() -> str:
+            named, inline = (client.estimate(image, support).instances[0] for support in (name, definition))
+            difference = float(np.abs(named.keypoints - inline.keypoints).max())
+            return f"registered and inline differ by {difference}" if difference > 0.5 else ""
+
+        def delete() -> str:
+            client.delete_support(name)
+            return ""
+
+        def miss() -> str:
+            try:
+                client.estimate(image, name)
+            except NotFoundError:
+                return ""
+            return "an answer for a support that was deleted"
+
+        _ = all(
+            step(kind, call) for kind, call in (("create", create), ("use", use), ("delete", delete), ("miss", miss))
+        )

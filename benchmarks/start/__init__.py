@@ -1,0 +1,1 @@
+"""`capeserve bench start`: time from start to the first answers."""

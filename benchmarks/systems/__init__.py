@@ -1,0 +1,1 @@
+"""`capeserve bench systems`: every system of the paper, measured in every form."""

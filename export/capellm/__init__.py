@@ -1,0 +1,1 @@
+"""CapeLLM: checkpoint to ONNX graphs, repository, reduced weights and vLLM."""

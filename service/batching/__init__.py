@@ -1,0 +1,1 @@
+"""Merges the work of many callers into batches for an engine."""

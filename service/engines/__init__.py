@@ -1,0 +1,1 @@
+"""Runs the components of an exported repository: ONNX Runtime, OpenVINO or a Triton server."""

@@ -1,0 +1,1 @@
+"""From a support and query crops to keypoints: one pipeline for each kind of system."""

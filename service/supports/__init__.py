@@ -1,0 +1,1 @@
+"""Support sets: checked, prepared, and kept in a registry."""

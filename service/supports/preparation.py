@@ -1,0 +1,106 @@
+"""Pixels of requests → the square crops that the models see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cape.geometry import Crop
+from cape.manifest import Manifest
+from cape.v1 import image_pb2, modality_pb2, support_pb2
+from service.errors import InvalidFieldError
+from service.images import ImageLimits, OpenedImage, open_image
+from service.supports.checks import SupportDefinition
+from service.supports.support_set import Shot, SupportSet
+
+
+def crop_around(box: image_pb2.BoundingBox | None, image: OpenedImage, manifest: Manifest) -> Crop:
+    """The crop of a box of an image, or of the whole image.
+
+    Args:
+        box: checked by `check_box`; None for the whole image.
+        image: gives its size.
+
+    Raises:
+        InvalidFieldError: field '', a box outside the image.
+    """
+    height, width = image.height, image.width
+    if box is None:
+        box = image_pb2.BoundingBox(x=0, y=0, width=width, height=height)
+    elif box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0:
+        raise InvalidFieldError("", f"outside the image, which is {width} × {height} pixels")
+    return Crop.around(box.x, box.y, box.width, box.height, size=manifest.image_size, padding=manifest.box_padding)
+
+
+def query_crops(boxes: Sequence[image_pb2.BoundingBox], image: OpenedImage, manifest: Manifest) -> list[Crop]:
+    """The crops of a query's boxes, in their order; one of the whole image where there are none.
+
+    Raises:
+        InvalidFieldError: 'boxes[i]', relative to the request.
+    """
+    crops = []
+    for index, box in enumerate(boxes):
+        try:
+            crops.append(crop_around(box, image, manifest))
+        except InvalidFieldError as error:
+            raise error.within(f"boxes[{index}]") from None
+    return crops or [crop_around(None, image, manifest)]
+
+
+def prepare_support(
+    support: support_pb2.Support, definition: SupportDefinition, manifest: Manifest, limits: ImageLimits
+) -> SupportSet:
+    """Decodes and crops the examples of a support. Takes CPU time: call it in a thread.
+
+    Every example is checked, also where the support's modalities keep its image from being used.
+
+    Args:
+        support: checked by `check_support`, with its images.
+        definition: taken from the same support.
+
+    Raises:
+        InvalidFieldError: relative to the support: an undecodable image, a keypoint or box outside.
+    """
+    shots = []
+    for index, example in enumerate(support.examples):
+        try:
+            shots.append(_shot(example, manifest, limits))
+        except InvalidFieldError as error:
+            raise error.within(f"examples[{index}]") from None
+    return SupportSet(
+        name=definition.name,
+        texts=definition.texts if modality_pb2.MODALITY_TEXT in definition.modalities else (),
+        edges=definition.edges,
+        shots=tuple(shots) if modality_pb2.MODALITY_IMAGE in definition.modalities else (),
+        keypoints=len(definition.keypoint_names),
+        owner=definition.owner,
+    )
+
+
+def _shot(example: support_pb2.SupportExample, manifest: Manifest, limits: ImageLimits) -> Shot:
+    """Decodes and crops one example."""
+    try:
+        image = open_image(example.image, limits)
+    except InvalidFieldError as error:
+        raise error.within("image") from None
+    height, width = image.height, image.width
+    for index, keypoint in enumerate(example.keypoints):
+        for field, value, end in (("x", keypoint.x, width), ("y", keypoint.y, height)):
+            if not keypoint.hidden and not 0 <= value <= end:
+                raise InvalidFieldError(
+                    f"keypoints[{index}].{field}",
+                    f"{value:g}; outside the image, which is {width} × {height} pixels",
+                )
+    try:
+        crop = crop_around(example.box if example.HasField("box") else None, image, manifest)
+    except InvalidFieldError as error:
+        raise error.within("box") from None
+    try:
+        photograph = image.decode([crop])
+    except InvalidFieldError as error:
+        raise error.within("image") from None
+    visible = np.array([not keypoint.hidden for keypoint in example.keypoints], dtype=np.bool_)
+    points = np.array([(keypoint.x, keypoint.y) for keypoint in example.keypoints], dtype=np.float64)
+    points[~visible] = crop.left, crop.top
+    return Shot(crop=photograph.extract(crop), keypoints=crop.to_crop(points), visible=visible)
