@@ -13,6 +13,8 @@ from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
 from service.handlers.estimation import Estimation, Partial
 from service.handlers.status import status_of
 from service.tasks import all_of, together
+from service.telemetry.metrics import Metrics
+from service.telemetry.outcomes import outcome_of
 from service.telemetry.spans import span
 
 
@@ -27,6 +29,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         max_batch_items: int,
         batch_concurrency: int,
         stream_concurrency: int,
+        metrics: Metrics,
     ) -> None:
         """Takes what answers queries, and the limits.
 
@@ -36,12 +39,14 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             max_batch_items: most queries of a batch.
             batch_concurrency: queries of one batch that are worked on at a time.
             stream_concurrency: queries of one stream that are read before one of them is answered.
+            metrics: counts the items of batches and streams.
         """
         self._estimation = estimation
         self._default_deadline = default_deadline
         self._max_batch_items = max_batch_items
         self._batch_concurrency = batch_concurrency
         self._stream_concurrency = stream_concurrency
+        self._metrics = metrics
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -67,7 +72,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
 
         async def item(query: pose_service_pb2.EstimatePoseRequest) -> pose_service_pb2.EstimatePoseResult:
             async with slots:
-                return await self._result(query, deadline)
+                return await self._result("BatchEstimatePose", query, deadline)
 
         return pose_service_pb2.BatchEstimatePoseResponse(
             results=await all_of(item(query) for query in request.requests)
@@ -95,13 +100,13 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
                 longest = asyncio.get_running_loop().time() + self._default_deadline
                 deadline = min(longest, deadline_of(context, self._default_deadline))
                 if not message.request.options.partial_answers:
-                    await write(message.request_id, await self._result(message.request, deadline))
+                    await write(message.request_id, await self._result("StreamEstimatePose", message.request, deadline))
                     return
                 parts: asyncio.Queue[pose_service_pb2.EstimatePoseResponse | None] = asyncio.Queue()
 
                 async def answer() -> pose_service_pb2.EstimatePoseResult:
                     try:
-                        return await self._result(message.request, deadline, parts.put_nowait)
+                        return await self._result("StreamEstimatePose", message.request, deadline, parts.put_nowait)
                     finally:
                         parts.put_nowait(None)
 
@@ -128,18 +133,26 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
 
     async def _result(
         self,
+        method: str,
         request: pose_service_pb2.EstimatePoseRequest,
         deadline: float,
         partial: Partial | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
+        failure: BaseException | None = None
         try:
             current_caller().limits.count_request()
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial)
                 return pose_service_pb2.EstimatePoseResult(response=response)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
         except Exception as error:
+            failure = error
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
+        finally:
+            self._metrics.item_finished(method, outcome_of(failure), current_caller().tenant)
 
     async def _until_draining(
         self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]
