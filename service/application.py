@@ -21,13 +21,13 @@ from service.images import ImageLimits
 from service.memory import return_freed_memory
 from service.pipelines.assembly import Pipelines
 from service.settings import Settings
-from service.supports.observed import ObservedRegistry
 from service.supports.registry import RegistryError, SupportRegistry
+from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.supports.store import Supports
-from service.telemetry.context import Tracer
 from service.telemetry.metrics import Metrics
 from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.request_context import Tracer
 
 
 @dataclass(frozen=True, slots=True)

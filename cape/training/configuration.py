@@ -213,10 +213,10 @@ class TrainingConfiguration(_Strict):
     def _packaged_text(cls, value: Any) -> Any:
         """`text: package:NAME` stands for the configuration of that package's tower."""
         if isinstance(value, Mapping) and isinstance(value.get("text"), str):
-            from cape.towers import packaged_text_tower
+            from cape.pretrained.text_encoders import packaged_text_encoder
 
             name = value["text"].removeprefix("package:")
-            return {**value, "text": packaged_text_tower(name).configuration}
+            return {**value, "text": packaged_text_encoder(name).configuration}
         return value
 
     @model_validator(mode="after")

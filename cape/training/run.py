@@ -72,7 +72,7 @@ def train(configuration: TrainingConfiguration, output: Path, reporting: Reporti
 
     Raises:
         DatasetError: data are missing or make no episode.
-        CheckpointError, TowerError: weights to begin with are missing or do not fit.
+        CheckpointError, PretrainedError: weights to begin with are missing or do not fit.
         TrainingStateError: there is nothing to resume, or a run that `resume` was not said of.
         FloatingPointError: the loss is no number any more.
     """

@@ -17,13 +17,13 @@ from cape.v1 import image_pb2, pose_service_pb2
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
 from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
-from service.handlers.calls import due
+from service.handlers.deadlines import due
 from service.images import ImageLimits, OpenedImage, check_image, open_image
 from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, UsedSupport
 from service.pipelines.support_encoder import SupportTrace
-from service.supports.checks import check_box
 from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
+from service.supports.validation import check_box
 from service.tasks import together
 from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor

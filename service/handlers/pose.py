@@ -9,9 +9,10 @@ from contextlib import aclosing
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
-from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
+from service.handlers.deadlines import Context, deadline_of
+from service.handlers.error_statuses import status_of
 from service.handlers.estimation import Estimation, Partial
-from service.handlers.status import status_of
+from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
 from service.telemetry.metrics import Metrics
 from service.telemetry.outcomes import outcome_of
@@ -30,6 +31,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         batch_concurrency: int,
         stream_concurrency: int,
         metrics: Metrics,
+        shutdown: Shutdown,
     ) -> None:
         """Takes what answers queries, and the limits.
 
@@ -40,6 +42,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             batch_concurrency: queries of one batch that are worked on at a time.
             stream_concurrency: queries of one stream that are read before one of them is answered.
             metrics: counts the items of batches and streams.
+            shutdown: ends streams once it has begun.
         """
         self._estimation = estimation
         self._default_deadline = default_deadline
@@ -47,11 +50,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         self._batch_concurrency = batch_concurrency
         self._stream_concurrency = stream_concurrency
         self._metrics = metrics
-        self._draining = asyncio.Event()
-
-    def drain(self) -> None:
-        """Makes every stream answer what it has read, and end."""
-        self._draining.set()
+        self._draining = shutdown.begun
 
     async def EstimatePose(  # noqa: N802
         self, request: pose_service_pb2.EstimatePoseRequest, context: Context
@@ -141,7 +140,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         failure: BaseException | None = None
         try:
-            current_caller().limits.count_request()
+            current_caller().quota.count_request()
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial)
                 return pose_service_pb2.EstimatePoseResult(response=response)

@@ -28,7 +28,7 @@ from service.errors import DeadlineError
 from service.pipelines.base import Estimate, Estimates, Found, PartialEstimate
 from service.pipelines.prompts import PromptCache, PromptShelf, PromptWriter, WrittenPrompts
 from service.pipelines.support_encoder import SupportTrace
-from service.supports.checks import SupportDefinition
+from service.supports.outline import SupportOutline
 from service.supports.store import SupportSource
 from service.tasks import all_of
 
@@ -106,7 +106,7 @@ class LanguageEstimator:
         writers = {name: served.writer for name, served in self._served.items()}
         self._prompts = PromptShelf(writers, {name: manifest.version(name) for name in writers}, prompts)
 
-    def check_words(self, support: SupportDefinition) -> None:
+    def check_words(self, support: SupportOutline) -> None:
         """Refuses a support whose words a system of this pipeline cannot take.
 
         Raises:

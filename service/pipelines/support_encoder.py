@@ -14,7 +14,7 @@ from service.batching.queues import RowResult
 from service.engines.base import RowRunner
 from service.errors import MissingModalityError
 from service.pipelines.texts import Embeddings, TextEmbedder
-from service.supports.support_set import Shot, SupportSet
+from service.supports.prepared_support import PreparedSupport, Shot
 from service.tasks import all_of, together
 
 Modality = Literal["image", "text"]
@@ -70,7 +70,7 @@ class SupportTrace:
     queue_seconds: float = 0.0
 
 
-def usable_modalities(system: str, rule: Modalities, support: SupportSet) -> tuple[Modality, ...]:
+def usable_modalities(system: str, rule: Modalities, support: PreparedSupport) -> tuple[Modality, ...]:
     """What a system uses of a support: all that both the system and the support have.
 
     Raises:
@@ -116,7 +116,7 @@ class SupportEncoder:
         self._embedders = embedders
 
     async def encode(
-        self, system: str, support: SupportSet, deadline: float | None = None
+        self, system: str, support: PreparedSupport, deadline: float | None = None
     ) -> tuple[SupportTokens, SupportTrace]:
         """Computes a support's tokens.
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from cape.checkpoints import load_checkpoint, untrained
 from cape.configuration import BackboneConfiguration, HeadConfiguration
 from cape.data.dataset import DatasetError
-from cape.towers import EFFICIENTNET_PACKAGE
+from cape.pretrained.packages import EFFICIENTNET_PACKAGE
 from cape.training.run import train
 from cape.training.state import STATE_FILE, TrainingStateError, load_state
 

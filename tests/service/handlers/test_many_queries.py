@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2
 
 from cape.v1 import pose_service_pb2
 from service.handlers.pose import PoseService
+from service.shutdown import Shutdown
 from service.telemetry.metrics import Metrics
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, query
@@ -116,6 +117,7 @@ async def test_a_stream_that_is_not_read_is_not_read_from_either() -> None:
         batch_concurrency=1,
         stream_concurrency=3,
         metrics=Metrics(tiny_manifest(), version="1", engine="none"),
+        shutdown=Shutdown(),
     )
     taken = 0
 

@@ -28,7 +28,7 @@ from service.errors import (
     QueueFullError,
     UnavailableError,
 )
-from service.supports.observed import ObservedRegistry
+from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.telemetry import metrics as module
 from service.telemetry.metrics import STAGES, Metrics
