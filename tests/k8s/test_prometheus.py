@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,9 +171,12 @@ def overload(server: LiveServer, per_second: float) -> Iterator[None]:
     support = server.supports.CreateSupport(support_service_pb2.CreateSupportRequest(support=cat_support())).support
     request = query(support=support.name)
 
+    # gRPC cancels a call whose future is dropped.
+    kept: deque[grpc.Future] = deque(maxlen=1000)
+
     def call() -> None:
         while not stop.wait(1 / per_second):
-            server.poses.EstimatePose.future(request, timeout=0.3)
+            kept.append(server.poses.EstimatePose.future(request, timeout=0.3))
 
     caller = threading.Thread(target=call)
     caller.start()
