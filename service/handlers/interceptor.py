@@ -22,9 +22,9 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.handlers.deadlines import Context
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.request_ids import identified, identity
+from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
 from service.telemetry.metrics import QUERY_METHODS, Metrics
 from service.telemetry.outcomes import outcome_of
