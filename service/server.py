@@ -113,7 +113,7 @@ async def serve(settings: Settings) -> bool:
         )
         await stop.wait()
         logger.info("stopping: no new calls, finishing those that run")
-    ended = not server.application.runner.hanging
+    ended = not (server.application.runner.hanging or server.application.decoding.slow)
     logger.info("stopped" if ended else "stopped, but for an engine run that hangs")
     return ended
 
@@ -197,10 +197,23 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         application.performance,
         default_system=application.default_system,
         engine=application.runner.description,
+        limits=_limits(settings),
     )
     pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
     support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+
+
+def _limits(settings: Settings) -> model_service_pb2.RequestLimits:
+    """What ListModels says about requests."""
+    return model_service_pb2.RequestLimits(
+        max_boxes=settings.max_boxes,
+        max_batch_items=settings.max_batch_items,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_message_bytes=settings.max_message_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
 
 
 def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
@@ -228,7 +241,7 @@ async def _report_health(application: Application, probes: health.aio.HealthServ
     """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
     reported: tuple[bool, bool] | None = None
     while True:
-        now = application.runner.healthy, not application.runner.hanging
+        now = application.healthy, not application.hanging
         if now != reported:
             healthy, alive = now
             for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():
