@@ -45,8 +45,8 @@ def server_options(settings: Settings) -> Options:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
-        # Two servers on one port would share its connections. The second one must fail instead.
-        ("grpc.so_reuseport", 0),
+        # Unless asked for, two servers must not share a port: the second one fails.
+        ("grpc.so_reuseport", int(settings.share_port)),
         # Messages are read before calls are counted. This bounds what one connection may have sent; it is above the
         # limit on calls, so that a full server can still refuse them properly.
         ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),

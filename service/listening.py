@@ -41,7 +41,7 @@ def access_of(settings: Settings, metrics: Metrics) -> AuthenticationInterceptor
         raise StartError(f"tokens: {error}") from None
 
 
-def listen(server: grpc.aio.Server, settings: Settings, metrics: Metrics) -> int:
+def listen(server: grpc.aio.Server, settings: Settings) -> int:
     """Makes a server listen, with TLS where the settings name a certificate; returns the port.
 
     Raises:
@@ -51,9 +51,7 @@ def listen(server: grpc.aio.Server, settings: Settings, metrics: Metrics) -> int
     try:
         if settings.tls_certificate is None or settings.tls_key is None:
             return server.add_insecure_port(address)
-        certificates = Certificates(
-            settings.tls_certificate, settings.tls_key, settings.tls_client_authority, metrics.certificate_expires
-        )
+        certificates = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_authority)
         return server.add_secure_port(address, certificates.credentials())
     except CertificateError as error:
         raise StartError(f"TLS: {error}") from None

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,6 +21,7 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
+from service.access.certificate_dates import earliest_expiry
 from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
@@ -151,7 +153,9 @@ async def running_server(
         health_pb2_grpc.add_HealthServicer_to_server(probes, server)
         if settings.reflection:
             add_reflection(server, (*SERVICES, health.SERVICE_NAME))
-        port = listen(server, settings, application.metrics)
+        port = listen(server, settings)
+        if certificates := [path for path in (settings.tls_certificate, settings.tls_client_authority) if path]:
+            application.metrics.watch_certificates(partial(earliest_expiry, certificates))
         await server.start()
         if settings.health_port:
             stack.push_async_callback((await health_server(settings, probes)).stop, None)
@@ -176,8 +180,8 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         max_batch_items=settings.max_batch_items,
         batch_concurrency=settings.batch_concurrency,
         stream_concurrency=settings.stream_concurrency,
-        shutdown=shutdown,
         metrics=application.metrics,
+        shutdown=shutdown,
     )
     support = SupportService(application.supports, default_deadline=settings.default_deadline_seconds)
     model = ModelService(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import grpc
-from cryptography import x509
 
+from service.access.certificate_dates import earliest_expiry
 from service.access.file_changes import FileChanges
 
 logger = logging.getLogger(__name__)
@@ -27,27 +28,15 @@ class Certificates:
 
     gRPC asks for them with every new connection, from a thread of its own. Open connections keep the certificate that
     they were made with.
-
-    Attributes:
-        expires: when the first certificate of the chain that is in use expires.
     """
 
-    expires: datetime
-
-    def __init__(
-        self,
-        certificate: Path,
-        key: Path,
-        client_authority: Path | None,
-        on_expiry: Callable[[datetime], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
         """Reads the files, all PEM.
 
         Args:
             certificate: the server's, followed by those that link it to its authority.
             key: its private key.
             client_authority: authority whose certificates clients must present (mutual TLS); None: clients need none.
-            on_expiry: called with the time at which the chain expires, whenever a certificate comes into use.
 
         Raises:
             CertificateError: a file cannot be read, certificate and key are not a pair, or the certificate has expired.
@@ -55,7 +44,6 @@ class Certificates:
         self._certificate = certificate
         self._key = key
         self._authority = client_authority
-        self._on_expiry = on_expiry
         self._lock = threading.Lock()
         try:
             self._files = FileChanges([path for path in (certificate, key, client_authority) if path is not None])
@@ -89,7 +77,7 @@ class Certificates:
 
         Raises:
             OSError: a file cannot be read.
-            CertificateError: the files do not belong together, or a certificate is not valid now.
+            CertificateError: the files do not belong together, or the certificate has expired.
         """
         chain, key = self._certificate.read_bytes(), self._key.read_bytes()
         authority = None if self._authority is None else self._authority.read_bytes()
@@ -105,25 +93,12 @@ class Certificates:
                 ssl.create_default_context(cadata=authority.decode("ascii"))
             except (ssl.SSLError, ValueError):
                 raise CertificateError(f"{self._authority}: not a certificate") from None
-        self.expires = _valid_until(self._certificate, chain)
-        self._on_expiry(self.expires)
+        expiry = earliest_expiry([self._certificate])
+        if expiry <= time.time():
+            raise CertificateError(
+                f"{self._certificate}: expired on {datetime.fromtimestamp(expiry, UTC):%Y-%m-%d %H:%M} UTC"
+            )
         return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
-
-
-def _valid_until(path: Path, chain: bytes) -> datetime:
-    """When the first certificate of a chain expires.
-
-    Raises:
-        CertificateError: one has expired already, or is not valid yet.
-    """
-    now = datetime.now(UTC)
-    certificates = x509.load_pem_x509_certificates(chain)
-    for certificate in certificates:
-        if certificate.not_valid_after_utc <= now:
-            raise CertificateError(f"{path}: expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-        if certificate.not_valid_before_utc > now:
-            raise CertificateError(f"{path}: not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
-    return min(certificate.not_valid_after_utc for certificate in certificates)
 
 
 def _no_password() -> str:

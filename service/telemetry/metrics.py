@@ -7,7 +7,6 @@ labels are known then begin at 0, so that the first error of a server's life is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Literal, get_args
 
 import grpc
@@ -18,6 +17,7 @@ from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.engines.base import BatchObserver
 from service.supports.registry import Health
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
+from service.telemetry.outcomes import OUTCOMES, Outcome
 from service.telemetry.performance import SystemPerformance
 
 Stage = Literal["decode", "prepare", "support", "backbone", "decoder", "queue"]
@@ -46,8 +46,14 @@ METHODS = tuple(
 )
 """Every RPC of cape.v1, by its bare name."""
 
-DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds: 1 ms to 10 s, three a decade."""
+DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds: 1 ms to 1 min. The default deadline is 30 s, and streams and first queries may take that long."""
+
+QUERY_METHODS = ("EstimatePose", "BatchEstimatePose", "StreamEstimatePose")
+"""RPCs that carry queries: one, or many."""
+
+MAX_TENANTS = 100
+"""Values of the label `tenant`; further tenants share 'other', so that a token file cannot exhaust Prometheus."""
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Rows per batch."""
@@ -78,11 +84,18 @@ class Metrics(BatchObserver):
             registry=registry,
             buckets=DURATION_BUCKETS,
         )
+        self._items = Counter(
+            "capeserve_items",
+            "Finished queries: calls, and items of batches and streams",
+            ("method", "result"),
+            registry=registry,
+        )
+        self._tenant_items = Counter(
+            "capeserve_tenant_items", "Finished queries by tenant", ("tenant", "result"), registry=registry
+        )
+        self._tenants: set[str] = set()
         self._in_flight = Gauge(
             "capeserve_requests_in_flight", "Requests being worked on", ("method",), registry=registry
-        )
-        self._items = Counter(
-            "capeserve_items", "Finished items of batches and streams", ("method", "code"), registry=registry
         )
         self._item_duration = Histogram(
             "capeserve_item_duration_seconds",
@@ -161,11 +174,6 @@ class Metrics(BatchObserver):
             "capeserve_tokens_current", "0 while the token file is missing or invalid", registry=registry
         )
         self._tokens_current.set(1)
-        self._certificate_expiry = Gauge(
-            "capeserve_certificate_expiry_timestamp_seconds",
-            "When the TLS certificate in use expires, in seconds since 1970; 0 without TLS",
-            registry=registry,
-        )
         self._callers_refused = Counter(
             "capeserve_callers_refused",
             "Calls over a limit of their token, or without one",
@@ -200,8 +208,9 @@ class Metrics(BatchObserver):
                 self._requests.labels(method, code.name)
         for method in ITEM_METHODS:
             self._item_duration.labels(method)
-            for code in grpc.StatusCode:
-                self._items.labels(method, code.name)
+        for method in QUERY_METHODS:
+            for outcome in OUTCOMES:
+                self._items.labels(method, outcome)
         for component in manifest.components:
             self._queue_depth.labels(component)
             self._engine_errors.labels(component)
@@ -227,11 +236,36 @@ class Metrics(BatchObserver):
         """An RPC has arrived; `method` is its bare name: 'EstimatePose'."""
         self._in_flight.labels(method).inc()
 
-    def request_finished(self, method: str, code: str, seconds: float) -> None:
-        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'."""
+    def watch_certificates(self, expiry: Callable[[], float]) -> None:
+        """Reports when the first of the server's certificates expires, in seconds since 1970, whenever asked."""
+        gauge = Gauge(
+            "capeserve_certificate_expiry_timestamp_seconds", "When TLS certificates expire", registry=self.registry
+        )
+        gauge.set_function(expiry)
+
+    def request_finished(self, method: str, code: str, seconds: float, trace_id: str = "") -> None:
+        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'.
+
+        `trace_id` becomes the exemplar of the duration, which Prometheus reads as OpenMetrics; empty: not traced.
+        """
         self._in_flight.labels(method).dec()
         self._requests.labels(method, code).inc()
-        self._request_duration.labels(method).observe(seconds)
+        self._request_duration.labels(method).observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def item_finished(self, method: str, outcome: Outcome, tenant: str) -> None:
+        """A query is over: a call of EstimatePose, or an item of a batch or stream.
+
+        Args:
+            method: bare name of the RPC.
+            outcome: see `Outcome`.
+            tenant: of the caller's token; empty where the server asks for none.
+        """
+        self._items.labels(method, outcome).inc()
+        if tenant:
+            if tenant not in self._tenants and len(self._tenants) >= MAX_TENANTS:
+                tenant = "other"
+            self._tenants.add(tenant)
+            self._tenant_items.labels(tenant, outcome).inc()
 
     def instances_answered(self, model: str, count: int) -> None:
         """A query was answered for `count` boxes; `model` is a system of the manifest."""
@@ -279,9 +313,8 @@ class Metrics(BatchObserver):
         if health != "unavailable":
             self._registry_full.set(1 if health == "full" else 0)
 
-    def item_finished(self, method: str, code: str, seconds: float) -> None:
-        """Counts an item of a batch or stream with its gRPC status `code`: 'OK'."""
-        self._items.labels(method, code).inc()
+    def item_timed(self, method: str, seconds: float) -> None:
+        """Times an item of a batch or stream."""
         self._item_duration.labels(method).observe(seconds)
 
     def background_task_started(self, task: str) -> None:
@@ -295,10 +328,6 @@ class Metrics(BatchObserver):
     def tokens_loaded(self, current: bool) -> None:
         """Reports whether the tokens in use are those of the token file."""
         self._tokens_current.set(1 if current else 0)
-
-    def certificate_expires(self, time: datetime) -> None:
-        """Reports when the TLS certificate in use expires."""
-        self._certificate_expiry.set(time.timestamp())
 
     def caller_refused(self, reason: str) -> None:
         """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""

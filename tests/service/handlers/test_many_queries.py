@@ -39,7 +39,11 @@ def test_a_batch_answers_in_order_and_lets_single_items_fail(live: LiveServer) -
     batch = pose_service_pb2.BatchEstimatePoseRequest(
         requests=[query(), query(b"no image"), query(inline_support=other), query(support="supports/none")]
     )
+    counted = {"method": "BatchEstimatePose"}
+    before = [live.metric("capeserve_items_total", result=result, **counted) for result in ("answered", "invalid")]
     first, second, third, fourth = live.poses.BatchEstimatePose(batch).results
+    after = [live.metric("capeserve_items_total", result=result, **counted) for result in ("answered", "invalid")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 2], "the call itself ends with OK"
     assert first.response.instances[0].keypoints[0].name == "left ear"
     assert field_of(second) == "image.encoded"
     assert third.response.instances[0].keypoints[0].name == "whiskers"
@@ -116,8 +120,8 @@ async def test_a_stream_that_is_not_read_is_not_read_from_either() -> None:
         max_batch_items=1,
         batch_concurrency=1,
         stream_concurrency=3,
-        shutdown=Shutdown(),
         metrics=Metrics(tiny_manifest(), version="1", engine="none"),
+        shutdown=Shutdown(),
     )
     taken = 0
 

@@ -111,11 +111,11 @@ def test_the_line_of_a_refused_query_names_the_field(server: LiveServer, log: io
     assert logged(log, "bad-1")["error"].startswith("name:")
 
 
-def test_items_of_a_batch_are_counted_by_their_codes(server: LiveServer, log: io.StringIO) -> None:
-    before = server.metric("capeserve_items_total", method="BatchEstimatePose", code="NOT_FOUND")
+def test_items_of_a_batch_are_timed_and_their_codes_stand_in_the_line(server: LiveServer, log: io.StringIO) -> None:
+    before = server.metric("capeserve_item_duration_seconds_count", method="BatchEstimatePose")
     batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query(support=f"supports/{'0' * 32}")] * 3)
     server.poses.BatchEstimatePose(batch, metadata=((REQUEST_ID, "batch-1"),))
-    assert server.metric("capeserve_items_total", method="BatchEstimatePose", code="NOT_FOUND") == before + 3
+    assert server.metric("capeserve_item_duration_seconds_count", method="BatchEstimatePose") == before + 3
     assert logged(log, "batch-1")["failed"] == {"NOT_FOUND": 3}
 
 
