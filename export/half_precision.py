@@ -1,0 +1,181 @@
+"""A graph that stays in float16, with float32 islands only where a keypoint is read off.
+
+`export.precision` casts around every product, which TensorRT fuses and ONNX Runtime does not: there the casts and the
+float32 operators between them cost more than the products gain. Here weights and activations are float16 throughout;
+only the modules of `KEPT` and what is listed below compute in float32. Operators that accumulate, such as softmax,
+LayerNormalization and matrix products, do so in float32 inside their kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+
+from export.precision import reason_to_keep
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+SMALLEST_HALF = 6e-8
+"""A constant that is not 0 must not become 0, such as what keeps a division from one by 0."""
+
+DTYPE_ATTRIBUTES = frozenset({"Cast", "ConstantOfShape", "RandomNormal", "EyeLike"})
+
+FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Log", "Floor", "Mod", "CumSum", "ReduceL2", "ReduceSumSquare", "Range"})
+"""Operators that stay in float32 wherever they are: sines of large angles, logarithms near 0, sums of squares, which
+overflow."""
+
+FOLLOWERS = {"ReduceL2": frozenset({"Clip", "Div", "Max"})}
+"""What stays in float32 behind an operator: a norm, its lower bound of 1e-12, and the division by it."""
+
+
+def to_half(model: ModelProto) -> ModelProto:
+    """Converts a graph to float16, with float32 islands.
+
+    Args:
+        model: a float32 graph of `export.graph.write_graph`, with its weights in it; it is not changed.
+
+    Returns:
+        The graph; inputs and outputs have the types that they had.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    inferred = shape_inference.infer_shapes(copy, data_prop=False)
+    graph = copy.graph
+    floats = _float_values(inferred.graph)
+    kept = _islands(graph, floats)
+    outputs = {value.name for value in graph.output}
+    converter = _Converter(graph, floats)
+    for node in list(graph.node):
+        converter.add(node, low=id(node) not in kept)
+    for name in outputs & floats:
+        converter.restore(name)
+    del graph.node[:]
+    graph.node.extend(converter.nodes)
+    used = {name for node in graph.node for name in node.input} | outputs
+    weights = [weight for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend([*weights, *converter.weights])
+    # Types of intermediate values, which have changed.
+    del graph.value_info[:]
+    return copy
+
+
+def _float_values(graph: GraphProto) -> set[str]:
+    """Names of the float32 values of a graph whose types have been inferred."""
+    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.output, *graph.value_info)
+    found = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
+    found |= {weight.name for weight in graph.initializer if weight.data_type == FLOAT}
+    for node in graph.node:
+        # Operators of other domains have no inference here; those that are used pass their first input's type on.
+        if node.domain and node.input[0] in found:
+            found.update(node.output)
+        elif node.op_type == "SimplifiedLayerNormalization" and node.input[0] in found:
+            found.update(node.output)
+    return _propagated(graph, found)
+
+
+TYPE_PRESERVING = frozenset(
+    {"Reshape", "Transpose", "Split", "Slice", "Concat", "Add", "Mul", "Sub", "Div", "MatMul", "Gather", "Unsqueeze"}
+    | {"Squeeze", "Expand", "LayerNormalization", "Gelu", "Softmax", "Relu", "Tanh", "Sigmoid", "Identity", "Gemm"}
+)
+
+
+def _propagated(graph: GraphProto, found: set[str]) -> set[str]:
+    """Adds what inference lost behind operators that it does not know."""
+    for node in graph.node:
+        preserving = node.op_type in TYPE_PRESERVING or node.domain or node.op_type == "SimplifiedLayerNormalization"
+        if preserving and node.input and node.input[0] in found:
+            found.update(node.output)
+    return found
+
+
+def _islands(graph: GraphProto, floats: set[str]) -> set[int]:
+    """Nodes that compute in float32, by identity."""
+    kept: set[int] = set()
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if reason_to_keep(node) or node.op_type in FLOAT_OPERATORS:
+            kept.add(id(node))
+            continue
+        if not any(name in floats for name in node.output):
+            # Comparisons and the like: where their inputs are kept, so are they.
+            if any(name in producers and id(producers[name]) in kept for name in node.input):
+                kept.add(id(node))
+            continue
+        for name in node.input:
+            source = producers.get(name)
+            while source is not None:
+                if id(source) in kept and node.op_type in FOLLOWERS.get(source.op_type, ()):
+                    kept.add(id(node))
+                if source.op_type not in ("Clip", "Max"):
+                    break
+                if id(source) in kept and node.op_type == "Div":
+                    kept.add(id(node))
+                source = None
+    return kept
+
+
+class _Converter:
+    """Rewrites nodes one by one, with casts where float16 and float32 meet."""
+
+    def __init__(self, graph: GraphProto, floats: set[str]) -> None:
+        self.nodes: list[NodeProto] = []
+        self.weights: list[TensorProto] = []
+        self._floats = floats
+        self._initializers = {weight.name: weight for weight in graph.initializer}
+        # Type in which each float value is there now; both where it has been cast.
+        self._types: dict[str, int] = {}
+        self._cast: dict[tuple[str, int], str] = {}
+        self._outputs = {value.name for value in graph.output}
+        for name in (*(value.name for value in graph.input), *self._initializers):
+            if name in floats:
+                self._types[name] = FLOAT
+
+    def add(self, node: NodeProto, *, low: bool) -> None:
+        """Adds a node, in float16 if `low`."""
+        wanted = HALF if low else FLOAT
+        for index, name in enumerate(node.input):
+            if name in self._floats:
+                node.input[index] = self._as(name, wanted)
+        for attribute in node.attribute:
+            if low and node.op_type in DTYPE_ATTRIBUTES and attribute.name in ("to", "dtype") and attribute.i == FLOAT:
+                attribute.i = HALF
+            if low and attribute.name == "value" and attribute.t.data_type == FLOAT:
+                attribute.t.CopyFrom(_half_weight(attribute.t, attribute.t.name))
+        for index, name in enumerate(node.output):
+            if name in self._floats:
+                self._types[name] = wanted
+                if name in self._outputs and low:
+                    node.output[index] = f"{name}_half"
+                    self._cast[name, HALF] = f"{name}_half"
+        self.nodes.append(node)
+
+    def restore(self, name: str) -> None:
+        """Gives a graph's output its float32 again."""
+        if self._types.get(name) == HALF:
+            self.nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"cast_{name}", to=FLOAT))
+
+    def _as(self, name: str, wanted: int) -> str:
+        if (name, wanted) in self._cast:
+            return self._cast[name, wanted]
+        if self._types[name] == wanted:
+            return name
+        target = f"{name}_{'half' if wanted == HALF else 'float'}"
+        if name in self._initializers:
+            self.weights.append(_half_weight(self._initializers[name], target))
+        else:
+            source = self._cast.get((name, HALF), name) if wanted == FLOAT else name
+            self.nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=wanted))
+        self._cast[name, wanted] = target
+        return target
+
+
+def _half_weight(weight: TensorProto, name: str) -> TensorProto:
+    values = numpy_helper.to_array(weight)
+    limit = float(np.finfo(np.float16).max)
+    low = np.clip(values, -limit, limit)
+    low = np.where((low != 0) & (np.abs(low) < SMALLEST_HALF), np.sign(low) * SMALLEST_HALF, low)
+    return numpy_helper.from_array(low.astype(np.float16), name)
