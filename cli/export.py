@@ -111,6 +111,11 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     help="For a CapeLLM: instead of a repository, write its language model as a folder for vLLM, and beside it what "
     "makes the prompts.",
 )
+@click.option(
+    "--gpu-graphs",
+    is_flag=True,
+    help="Also write graphs for GPUs: fused attention, in float32 and in float16. The server picks them by itself.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the repository to write.")
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
 @click.option("--add", is_flag=True, help="Add the system to the repository that is there; equal towers are shared.")
@@ -143,6 +148,7 @@ def export(
     weights: Weights,
     weights_tolerance: float | None,
     vllm: bool,
+    gpu_graphs: bool,
     output: Path,
     force: bool,
     add: bool,
@@ -206,7 +212,9 @@ def export(
                 assert untrained is not None
                 source = untrained_checkpoint(untrained, tokenizer)
             options = TritonOptions(triton_device, triton_accelerator)
-            exported = export_repository(source, output, force=force, add=add, triton=options, progress=progress)
+            exported = export_repository(
+                source, output, force=force, add=add, triton=options, gpu_graphs=gpu_graphs, progress=progress
+            )
             if request is not None:
                 built = build_engines(output, request, progress=progress)
                 serve_plans(output, built, request, options)

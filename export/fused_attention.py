@@ -1,4 +1,4 @@
-"""The image backbone with fewer, larger operators, for GPUs.
+"""Image backbone and pose decoder with fewer, larger operators, for GPUs.
 
 A GPU runs each operator of a graph as one or more kernels, and at small batches the number of kernels decides how long
 a run takes. Here a Swin V2 block is written with operators that ONNX Runtime runs as one kernel each:
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.swinv2.modeling_swinv2 import Swinv2PatchMerging
 
+from cape.models.attention import MultiHeadAttention
 from cape.models.swin import FoldedLayer, SwinV2
 
 DOMAIN = "com.microsoft"
@@ -187,3 +188,52 @@ def fuse_windows(backbone: SwinV2) -> bool:
             raster = torch.arange(side * side)
             backbone.model.layernorm = _Reordered(order, raster, backbone.model.layernorm)
     return True
+
+
+class FusedAttention(nn.Module):
+    """`MultiHeadAttention` as one operator. Returns no weights."""
+
+    def __init__(self, attention: MultiHeadAttention) -> None:
+        super().__init__()
+        self.heads, self.scale = attention.heads, attention.scale
+        self.query, self.key, self.value = attention.query, attention.key, attention.value
+        self.output = attention.output
+        layers = (self.query, self.key, self.value)
+        self.bias: Tensor
+        self.register_buffer("bias", torch.cat([layer.bias.detach() for layer in layers]))
+        self.together: Tensor | None
+        alike = len({layer.in_features for layer in layers}) == 1
+        weights = torch.cat([layer.weight.detach() for layer in layers]).t().contiguous() if alike else None
+        self.register_buffer("together", weights)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MultiHeadAttention.forward`."""
+        width = self.query.out_features
+        if query is key and key is value and self.together is not None:
+            projected = list((query @ self.together).split(width, dim=-1))
+        elif query is key and self.together is not None:
+            projected = list((query @ self.together[:, : 2 * width]).split(width, dim=-1))
+            projected.append(value @ self.value.weight.t())
+        else:
+            projected = [query @ self.query.weight.t(), key @ self.key.weight.t(), value @ self.value.weight.t()]
+        bias = None
+        if mask is not None:
+            bias = mask[:, None, None, :].expand(-1, 1, query.shape[1], -1)
+        mixed = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::MultiHeadAttention",
+            [*projected, self.bias, None, bias],
+            {"num_heads": self.heads, "scale": self.scale},
+            dtype=query.dtype,
+            shape=projected[0].shape,
+            version=1,
+        )
+        return self.output(mixed), query[..., :0]
+
+
+@torch.no_grad()
+def fuse_attention(module: nn.Module) -> None:
+    """Replaces every `MultiHeadAttention` in a module by its fused form, in place; only for export."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, MultiHeadAttention):
+                setattr(parent, name, FusedAttention(child))

@@ -27,9 +27,10 @@ FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Log", "Floor", "Mod", "CumSum", "Red
 """Operators that stay in float32 wherever they are: sines of large angles, logarithms near 0, sums of squares, which
 overflow."""
 
-FOLLOWERS = {"ReduceL2": frozenset({"Clip", "Div", "Max"})}
-"""What stays in float32 behind an operator: a norm, its lower bound of 1e-12, and the division by it."""
-
+ELEMENT_WISE = frozenset({"Add", "Sub", "Mul", "Div", "Clip", "Max", "Min", "Sigmoid", "Where", "Abs", "Neg", "ReduceSum"})
+LAYOUT = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Concat", "Slice", "Expand", "Split", "Identity"})
+"""Operators that stay in float32 where all that they read is: a cast in front of them gains nothing, and coordinates
+that are added up keep their precision."""
 
 def to_half(model: ModelProto) -> ModelProto:
     """Converts a graph to float16, with float32 islands.
@@ -45,11 +46,10 @@ def to_half(model: ModelProto) -> ModelProto:
     inferred = shape_inference.infer_shapes(copy, data_prop=False)
     graph = copy.graph
     floats = _float_values(inferred.graph)
-    kept = _islands(graph, floats)
     outputs = {value.name for value in graph.output}
     converter = _Converter(graph, floats)
     for node in list(graph.node):
-        converter.add(node, low=id(node) not in kept)
+        converter.add(node)
     for name in outputs & floats:
         converter.restore(name)
     del graph.node[:]
@@ -92,32 +92,6 @@ def _propagated(graph: GraphProto, found: set[str]) -> set[str]:
     return found
 
 
-def _islands(graph: GraphProto, floats: set[str]) -> set[int]:
-    """Nodes that compute in float32, by identity."""
-    kept: set[int] = set()
-    producers = {output: node for node in graph.node for output in node.output}
-    for node in graph.node:
-        if reason_to_keep(node) or node.op_type in FLOAT_OPERATORS:
-            kept.add(id(node))
-            continue
-        if not any(name in floats for name in node.output):
-            # Comparisons and the like: where their inputs are kept, so are they.
-            if any(name in producers and id(producers[name]) in kept for name in node.input):
-                kept.add(id(node))
-            continue
-        for name in node.input:
-            source = producers.get(name)
-            while source is not None:
-                if id(source) in kept and node.op_type in FOLLOWERS.get(source.op_type, ()):
-                    kept.add(id(node))
-                if source.op_type not in ("Clip", "Max"):
-                    break
-                if id(source) in kept and node.op_type == "Div":
-                    kept.add(id(node))
-                source = None
-    return kept
-
-
 class _Converter:
     """Rewrites nodes one by one, with casts where float16 and float32 meet."""
 
@@ -134,8 +108,9 @@ class _Converter:
             if name in floats:
                 self._types[name] = FLOAT
 
-    def add(self, node: NodeProto, *, low: bool) -> None:
-        """Adds a node, in float16 if `low`."""
+    def add(self, node: NodeProto) -> None:
+        """Adds a node, in the type that suits it."""
+        low = not self._keeps_float(node)
         wanted = HALF if low else FLOAT
         for index, name in enumerate(node.input):
             if name in self._floats:
@@ -152,6 +127,18 @@ class _Converter:
                     node.output[index] = f"{name}_half"
                     self._cast[name, HALF] = f"{name}_half"
         self.nodes.append(node)
+
+    def _keeps_float(self, node: NodeProto) -> bool:
+        if reason_to_keep(node) or node.op_type in FLOAT_OPERATORS:
+            return True
+        read = [name for name in node.input if name in self._floats and name not in self._initializers]
+        if not read:
+            # Bytes of an image, which are normalised next, and comparisons.
+            return True
+        if node.op_type == "Div" and self._types[node.input[0]] == HALF and self._types[node.input[1]] == FLOAT:
+            # By a norm, which may be too small for float16.
+            return True
+        return node.op_type in ELEMENT_WISE | LAYOUT and all(self._types[name] == FLOAT for name in read)
 
     def restore(self, name: str) -> None:
         """Gives a graph's output its float32 again."""

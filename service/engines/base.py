@@ -38,11 +38,19 @@ class Engine(Protocol):
     def useful_batch(self) -> int | None:
         """Crops in a run of the image backbone beyond which none gets faster; None: as many as the models take."""
 
+    def query_model(self, system: str) -> str | None:
+        """A model that runs a system's image backbone and pose decoder at once, so that features stay inside.
+
+        Returns:
+            Its name, for `run`: the inputs of the pose decoder, with `image` in place of `features`. None where
+            there is no such model.
+        """
+
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Runs a component on one batch; blocks, and may be called from any thread.
 
         Args:
-            component: a name of the manifest's components.
+            component: a name of the manifest's components, or what `query_model` returns.
             inputs: one array per input of the component, batched along the first axis.
             outputs: names of the wanted outputs; others are not returned (and not computed where avoidable).
 

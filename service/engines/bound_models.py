@@ -24,7 +24,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from cape.manifest import QUERY_SUFFIX, ComponentManifest, Manifest, Role, TensorSpec
-from service.device_memory import Bytes, DeviceError, DeviceMemory
+from service.engines.device_memory import Bytes, DeviceError, DeviceMemory
 
 logger = logging.getLogger(__name__)
 
@@ -128,16 +128,17 @@ class BoundComponent:
         binding, options = self._bindings[key]
         self._session.run_with_iobinding(binding, options)
 
-    def run_plainly(self, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    def run_plainly(self, arrays: Arrays, outputs: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
         """Runs the session on host arrays, without the buffers and without graphs.
 
         Args:
             arrays: holds the component's inputs by name, and may hold others.
+            outputs: names of the wanted outputs; none: all.
         """
         options = onnxruntime.RunOptions()
         if self._graphs:
             options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
-        names = [spec.name for spec in self._spec.outputs]
+        names = list(outputs) or [spec.name for spec in self._spec.outputs]
         inputs = {spec.name: arrays[spec.name] for spec in self._spec.inputs}
         return dict(zip(names, self._session.run(names, inputs, options), strict=True))
 
@@ -343,6 +344,11 @@ class BoundModels:
         if len(parts) == 1:
             return parts[0]
         return {output: np.concatenate([part[output] for part in parts]) for output in outputs}
+
+    def run_plainly(self, component: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Any]:
+        """Runs a component on inputs that its buffers do not hold; see `run`."""
+        with self._lock:
+            return self._bound[component].run_plainly(inputs, outputs)
 
     def _plan(self, name: str, others: tuple[tuple[str, int], ...], items: int) -> list[int]:
         """`best_parts` for a batch, computed once."""
