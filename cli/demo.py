@@ -231,7 +231,8 @@ def _score(demonstration: _Demonstration, target: str) -> None:
 
 def _measure(demonstration: _Demonstration, requests: int) -> None:
     """Prints the latency table, and writes it as Markdown."""
-    from benchmarks.latency.live_server import describe_machine, latency_markdown, latency_table, measure_latency
+    from benchmarks.harness.machine import describe_machine
+    from benchmarks.latency.live_server import latency_markdown, latency_table, measure_latency
 
     client, manifest = demonstration.client, demonstration.manifest
     demonstration.out.print(f"measuring {requests} warm and {requests} cold requests")

@@ -1,4 +1,4 @@
-"""`capeserve export` of a CapeLLM checkpoint."""
+"""`capeserve export capellm` and `capeserve export vllm`: a CapeLLM checkpoint for this service, or for vLLM."""
 
 from __future__ import annotations
 
@@ -6,94 +6,98 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 from rich.table import Table
 
 from cli.consoles import step_progress
+from cli.export_options import destination, finished
 
 if TYPE_CHECKING:
     from cape.capellm.configuration import Readout
     from export.capellm.weights import WeightsCost
-    from export.repository import Exported
-    from export.triton.options import TritonOptions
+    from export.triton.options import Device
     from export.weights import Weights
 
-NOT_FOR_CAPELLM = (
-    "system",
-    "text_encoder",
-    "shot_visibility",
-    "tokenizer",
-    "edition",
-    "targets",
-    "precision",
-    "strip_weights",
-    "triton_accelerator",
+CHECKPOINT = click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a CapeLLM checkpoint.",
 )
-"""Parameters of the command that mean nothing for a CapeLLM."""
-
-ONLY_FOR_CAPELLM = ("readout", "weights", "weights_tolerance", "vllm")
-
-NOT_WITH_VLLM = ("readout", "weights", "weights_tolerance", "force", "add", "triton_device")
 
 
-def refuse_given(names: tuple[str, ...], reason: str) -> None:
-    """Refuses options that were given.
-
-    Raises:
-        click.UsageError: naming the first one.
-    """
-    context = click.get_current_context()
-    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    for name in names:
-        if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, None):
-            raise click.UsageError(f"{flags[name]}: {reason}")
-
-
-def export_capellm(
+@click.command()
+@CHECKPOINT
+@destination(required=True)
+@click.option(
+    "--readout",
+    type=click.Choice(["greedy", "expectation"]),
+    default="greedy",
+    show_default=True,
+    help="Coordinates are the most probable digits, or the mean over digits.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "int8", "int4"]),
+    default="float32",
+    show_default=True,
+    help="Precision in which the weights of matrix products are stored.",
+)
+@click.option(
+    "--weights-tolerance",
+    type=click.FloatRange(min=0),
+    help="With int8 or int4: mean distance from float32's keypoints that is accepted, as a fraction of the crop.  "
+    "[default: 0.02]",
+)
+def capellm(
     checkpoint: Path,
     output: Path,
+    force: bool,
+    add: bool,
+    triton_device: Device,
     readout: Readout,
     weights: Weights,
     weights_tolerance: float | None,
-    triton: TritonOptions,
-    *,
-    force: bool,
-    add: bool,
-) -> Exported:
-    """Exports it; what goes wrong ends the command with a clear message."""
-    if weights == "float32":
-        refuse_given(("weights_tolerance",), "only with --weights int8 or int4")
-    refuse_given(NOT_FOR_CAPELLM, f"{checkpoint} is a CapeLLM, for which there is no such choice")
+) -> None:
+    """Export a CapeLLM checkpoint to a model repository.
+
+    The exported model's greedy answers must equal PyTorch's token for token. With int8 or int4 weights they may
+    differ, within --weights-tolerance.
+    """
+    if weights == "float32" and weights_tolerance is not None:
+        raise click.UsageError("--weights-tolerance: only with --weights int8 or int4")
     try:
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
         from export.capellm.repository import export_capellm_repository
         from export.capellm.weights import TOLERANCE
         from export.graph import ExportError
+        from export.triton.options import TritonOptions
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error}; install it: pip install 'capeserve[llm]'") from None
     try:
         with step_progress() as progress:
             progress("loading", 0, 1)
-            return export_capellm_repository(
+            exported = export_capellm_repository(
                 load_capellm(checkpoint),
                 output,
                 readout=readout,
                 weights=weights,
                 weights_tolerance=TOLERANCE if weights_tolerance is None else weights_tolerance,
-                triton=triton,
+                triton=TritonOptions(triton_device),
                 force=force,
                 add=add,
                 progress=progress,
             )
     except (CheckpointError, ExportError) as error:
         raise click.ClickException(str(error)) from None
+    finished(exported, output, (weights_table(exported.weights),) if exported.weights else ())
 
 
-def export_vllm(checkpoint: Path, output: Path) -> None:
-    """Writes a CapeLLM for vLLM, and says how it is used; what goes wrong ends the command with a clear message."""
-    refuse_given(NOT_FOR_CAPELLM, f"{checkpoint} is a CapeLLM, for which there is no such choice")
-    refuse_given(NOT_WITH_VLLM, "not with --vllm")
+@click.command()
+@CHECKPOINT
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def vllm(checkpoint: Path, output: Path) -> None:
+    """Write a CapeLLM checkpoint for vLLM: its language model, and beside it what makes the prompts."""
     try:
         from cape.checkpoints import CheckpointError
         from cape.models.capellm.checkpoint import load_capellm
@@ -107,7 +111,7 @@ def export_vllm(checkpoint: Path, output: Path) -> None:
     except (CheckpointError, ExportError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(
-        f"Wrote {output}. Serve and ask it:\n"
+        f"Wrote {output}. Serve and query it:\n"
         f"  vllm serve {language} --served-model-name {MODEL} --enable-prompt-embeds --enable-prefix-caching\n"
         f"  capeserve evaluate --vllm http://localhost:8000 --checkpoint {prompter} --data synthetic --shots 0",
         err=True,
@@ -115,12 +119,12 @@ def export_vllm(checkpoint: Path, output: Path) -> None:
 
 
 def weights_table(cost: WeightsCost) -> Table:
-    """What rounded weights change, beside float32."""
+    """The cost of reduced weights, beside float32."""
     answers = cost.answers
     table = Table(
         title=f"{answers.weights} weights against float32, {answers.answers} answers",
-        caption=f"A mean distance of {answers.tolerance:g} of the crop is let pass. Times are of this machine, both in "
-        "turns.",
+        caption=f"A mean distance of {answers.tolerance:g} of the crop is accepted. "
+        "Both were timed on this machine, interleaved.",
     )
     table.add_column("")
     table.add_column("float32", justify="right")

@@ -58,7 +58,7 @@ def soak(
 
     Ends with 0 only if no answer was wrong and nothing was lost.
     """
-    from benchmarks.latency.live_server import describe_machine
+    from benchmarks.harness.machine import describe_machine
     from benchmarks.soak.report import document, write_results
     from benchmarks.soak.run import SoakError
     from benchmarks.soak.run import soak as run

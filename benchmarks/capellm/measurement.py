@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.latency.live_server import describe_machine
+from benchmarks.harness.machine import describe_machine
 from cape.capellm.configuration import CapeLlmConfiguration
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.data.synthetic import SyntheticDataset

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.capellm.measurement import some_support, stand_in
 from benchmarks.cost.measurement import count
-from benchmarks.latency.live_server import describe_machine
+from benchmarks.harness.machine import describe_machine
 from cape.annotations import read_support
 from cape.capellm.configuration import CapeLlmConfiguration
 from cape.capellm.grammar import AnswerGrammar

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.cost.measurement import SYSTEMS, Sizes, SystemCost, measure_cost, published_configuration
-from benchmarks.cost.table5 import TABLE_5, TABLE_5_SIZES, Difference, differences, parameters_as_published
+from benchmarks.cost.table5 import TABLE_5_SIZES, Difference, differences, parameters_as_published
+from benchmarks.harness.table5 import TABLE_5
 from benchmarks.harness.tables import NONE, ReportTable, markdown_table
 from cape.configuration import SystemName
 from cape.manifest import Role

@@ -24,31 +24,10 @@ from benchmarks.cost.measurement import (
     published_configuration,
     served_components,
 )
-from cape.configuration import BackboneConfiguration, SystemName
+from cape.configuration import BackboneConfiguration
 from cape.models.backbone import ImageBackbone
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from export.components import Component
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A row of Table 5.
-
-    Attributes:
-        multiply_adds: "FLOPs (G)", in 10⁹.
-        parameters: "Params (M)", in 10⁶.
-    """
-
-    multiply_adds: float
-    parameters: float
-
-
-TABLE_5: dict[SystemName, Published] = {
-    "graphcape": Published(17.657, 58.742),
-    "capex": Published(15.813, 195.519),
-    "flf": Published(24.456, 195.715),
-    "dlf": Published(24.827, 203.742),
-}
 
 TABLE_5_SIZES = Sizes(keypoints=10, tokens=6)
 """60 tokens are what the text encoder's share of CapeX's figure comes to, 10 keypoints what the head's does."""

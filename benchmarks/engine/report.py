@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.measurement import SystemSpeed
-from benchmarks.latency.live_server import describe_machine
+from benchmarks.harness.machine import describe_machine
 
 HEADER = ("system", "engine", "cold p50", "p95", "p99", "paper", "× paper", "warm p50", "p95", "p99", "queries/s")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.tables import ReportTable, markdown_table
-from benchmarks.latency.live_server import describe_machine
 from service.cpus import available_cpus
 
 if TYPE_CHECKING:

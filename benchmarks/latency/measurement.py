@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.cost.measurement import Sizes, SystemCost, measure_cost, published_configuration
-from benchmarks.cost.table5 import TABLE_5
 from benchmarks.engine.measurement import Workload as EngineWorkload
 from benchmarks.engine.measurement import open_engine, seconds_of
 from benchmarks.harness.calls import Caller, cold_request, register, warm_request
+from benchmarks.harness.matrix_flops import matrix_multiply_adds
 from benchmarks.harness.serving import Serve
+from benchmarks.harness.table5 import has_published_size
 from benchmarks.harness.workloads import Workload, used_modalities, workload
-from cape.manifest import Manifest, read_manifest
+from cape.manifest import MODEL_FILE, Manifest, read_manifest
 from service.telemetry.performance import PAPER, PaperFigures, Percentiles
+
+TOKENS = 6
+"""Tokens of each keypoint's text, as Table 5 counts them."""
 
 WARM_UP = 10
 """Runs of each kind before those that count."""
@@ -59,6 +62,19 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class MultiplyAdds:
+    """Multiply-adds of one query.
+
+    Attributes:
+        per_query: with a cached support: a backbone pass and the pose decoder.
+        uncached: with a new support of one image: what the paper counts.
+    """
+
+    per_query: int
+    uncached: int
+
+
+@dataclass(frozen=True, slots=True)
 class SystemLatency:
     """A row of the table.
 
@@ -81,7 +97,7 @@ class SystemLatency:
     parameters: int
     cold: Latency
     warm: Latency
-    cost: SystemCost | None
+    cost: MultiplyAdds | None
 
     @property
     def paper(self) -> PaperFigures | None:
@@ -131,19 +147,33 @@ def measure_latencies(
                     parameters=spec.parameters,
                     cold=cold,
                     warm=warm,
-                    cost=published_cost(system, manifest, keypoints),
+                    cost=published_cost(repository, manifest, system, keypoints),
                 )
             )
     return found
 
 
-def published_cost(system: str, manifest: Manifest, keypoints: int) -> SystemCost | None:
-    """Multiply-adds of a system of the published size; None for one of another size, which nobody has counted."""
-    if system not in TABLE_5:
+def published_cost(repository: Path, manifest: Manifest, system: str, keypoints: int) -> MultiplyAdds | None:
+    """Multiply-adds of a system of the published size, counted in its exported graphs; None for another size.
+
+    Args:
+        repository: exported.
+        manifest: of the repository.
+        system: one of its systems.
+        keypoints: K of the support.
+    """
+    spec = manifest.systems[system]
+    if not has_published_size(system, spec.parameters):
         return None
-    configuration = published_configuration(system)
-    cost = measure_cost(configuration, Sizes(keypoints=keypoints))
-    return cost if cost.parameters == manifest.systems[system].parameters else None
+    sizes = {"B": 1, "S": 1, "K": keypoints, "T": TOKENS}
+    counts = {
+        role: matrix_multiply_adds(repository / component / MODEL_FILE, sizes)
+        for role, component in spec.components.items()
+    }
+    per_query = counts["image_backbone"] + counts["pose_decoder"]
+    support_image = counts["image_backbone"] if spec.modalities.image else 0
+    per_support = support_image + counts.get("text_encoder", 0) + counts["support_fusion"]
+    return MultiplyAdds(per_query=per_query, uncached=per_support + per_query)
 
 
 Ask = Callable[[], tuple[float, float]]

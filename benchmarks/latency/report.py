@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cost.table5 import TABLE_5
+from benchmarks.harness.table5 import TABLE_5
 from benchmarks.harness.tables import NONE, ReportTable, milliseconds
 from benchmarks.latency.measurement import Latency, SystemLatency
 from service.telemetry.performance import PAPER

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.engine_choices import EngineChoice, engine_choices
+from benchmarks.harness.matrix_flops import matrix_multiply_adds
 from benchmarks.roofline import gemm
-from benchmarks.roofline.matrix_flops import matrix_multiply_adds
 from cape.manifest import MODEL_FILE, Manifest, read_manifest
 from service.engines.choice import load_engine
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.capellm.systems import SYSTEM as CAPELLM
 from benchmarks.cost.measurement import Sizes, measure_cost, published_configuration
-from benchmarks.latency.live_server import describe_machine
+from benchmarks.harness.machine import describe_machine
 from cape.annotations import read_support
 from cape.checkpoints import Checkpoint, untrained
 from cape.client import Client

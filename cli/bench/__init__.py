@@ -19,7 +19,6 @@ COMMANDS = {
     "compare": "Measure against PyTorch and LitServe around the same weights.",
     "scaling": "Measure what keypoints, shots, boxes, image sizes, cores and processes cost.",
     "front-end": "Measure the service around an engine that answers at once.",
-    "shared-memory": "Measure requests to a local Triton with tensors in messages and in shared memory.",
     "start": "Measure the time from a start to the first answer.",
     "memory": "Measure whether memory grows with requests.",
 }

@@ -28,7 +28,7 @@ def roofline(
     In every engine and precision that is here; the peak is measured with large products in the same engine, in turns
     with the backbone.
     """
-    from benchmarks.roofline.matrix_flops import UncountableError
+    from benchmarks.harness.matrix_flops import UncountableError
     from benchmarks.roofline.measurement import measure_rooflines
     from benchmarks.roofline.report import document, draw, tables
     from service.errors import EngineError

@@ -124,6 +124,14 @@ class Batcher:
             )
             for name in order
         }
+        # Models that run backbone and decoder at once: a query's first and last step.
+        self._queries = {
+            system: model for system in manifest.support_systems if (model := engine.query_model(system)) is not None
+        }
+        for system, model in self._queries.items():
+            parts = [manifest.systems[system].components[role] for role in ("image_backbone", "pose_decoder")]
+            largest = min(manifest.components[part].max_batch_size for part in parts)
+            self._queues[model] = RowQueue(min(max_batch or sys.maxsize, largest))
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
         self._followers = {
             system.components["image_backbone"]: system.components["pose_decoder"]
@@ -132,6 +140,8 @@ class Batcher:
         }
         # Whose rows are a request's last: it is answered then and does not come back.
         self._lasts = {name for name in order if CHAIN[last_role[name]] == "pose_decoder"}
+        self._entrances.update(self._queries.values())
+        self._lasts.update(self._queries.values())
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
@@ -167,8 +177,8 @@ class Batcher:
         return sum(queue.rows for queue in self._queues.values())
 
     def query_model(self, system: str) -> str | None:
-        """None: between two models of one process, features are handed on without being copied."""
-        return None
+        """The engine's; see `service.engines.base.Engine.query_model`."""
+        return self._queries.get(system)
 
     async def submit(
         self,

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from benchmarks.cost.measurement import SYSTEMS, Sizes, count, measure_cost, published_configuration
-from benchmarks.cost.table5 import TABLE_5, differences, parameters_as_published
+from benchmarks.cost.table5 import differences, parameters_as_published
+from benchmarks.harness.table5 import TABLE_5
 from cli.main import main
 from tests.conftest import tiny_configuration
 

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.cost.measurement import Sizes, measure_cost, published_configuration
+from benchmarks.cost.measurement import Sizes, measure_cost
 from benchmarks.engine.measurement import Workload as EngineWorkload
-from benchmarks.latency.measurement import Latency, SystemLatency
+from benchmarks.harness.table5 import has_published_size
+from benchmarks.latency.measurement import Latency, MultiplyAdds, SystemLatency, published_cost
 from benchmarks.latency.report import HEADER, document, tables
 from cape.manifest import read_manifest
 from cli.main import main
 from service.engines.base import Tensors
 from service.engines.onnx_runtime import OnnxRuntimeEngine
+from tests.conftest import tiny_configuration
 
 
 def latency(engine: float, trip: float) -> Latency:
@@ -31,7 +33,7 @@ ROW = SystemLatency(
 
 
 def test_the_paper_is_a_row_of_the_published_size_only() -> None:
-    cost = measure_cost(published_configuration("flf"), Sizes())
+    cost = MultiplyAdds(per_query=13_750_000_000, uncached=37_970_000_000)
     cold, warm = (dict(zip(HEADER, row, strict=True)) for row in tables([replace(ROW, cost=cost)])[0].rows)
     assert (warm["paper"], warm["× paper"], warm["FPS"]) == ("61.35", "1.50", "24.45")
     assert (cold["engine alone"], cold["service"]) == ("200.00", "10.00")
@@ -42,6 +44,25 @@ def test_the_paper_is_a_row_of_the_published_size_only() -> None:
     found = document([ROW])["systems"][0]
     assert found["warm"]["service_cost"] == pytest.approx(0.0009)
     assert found["paper_seconds"] is None
+
+
+def test_the_published_size_is_recognised_by_its_parameters(tiny_repository: Path) -> None:
+    assert has_published_size("flf", 194_945_579)
+    assert not has_published_size("flf", 27_500_000)
+    assert not has_published_size("capellm", 194_945_579)
+    manifest = read_manifest(tiny_repository)
+    assert published_cost(tiny_repository, manifest, "flf", keypoints=17) is None
+
+
+def test_multiply_adds_are_counted_in_the_exported_graphs(tiny_repository: Path) -> None:
+    manifest = read_manifest(tiny_repository)
+    systems = {"flf": manifest.systems["flf"].model_copy(update={"parameters": 195_000_000})}
+    large = manifest.model_copy(update={"systems": systems})
+    cost = published_cost(tiny_repository, large, "flf", keypoints=17)
+    counted = measure_cost(tiny_configuration(), Sizes(keypoints=17))
+    assert cost is not None
+    assert cost.per_query == pytest.approx(counted.per_query, rel=0.02)
+    assert cost.uncached == pytest.approx(counted.uncached, rel=0.02)
 
 
 def test_the_services_cost_is_the_median_of_neighbours_so_that_a_machine_that_slows_down_slows_both() -> None:

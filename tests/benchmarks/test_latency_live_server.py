@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.latency.live_server import STAGES, Latency, describe_machine, latency_markdown, latency_rows
+from benchmarks.harness.machine import describe_machine
+from benchmarks.latency.live_server import STAGES, Latency, latency_markdown, latency_rows
 from cape.client import PaperFigures
 
 LATENCY = Latency(

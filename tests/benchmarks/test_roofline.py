@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.harness.engine_choices import engine_choices
-from benchmarks.roofline.matrix_flops import UncountableError, matrix_multiply_adds
+from benchmarks.harness.matrix_flops import UncountableError, matrix_multiply_adds
 from benchmarks.roofline.measurement import Roofline, gemm
 from benchmarks.roofline.report import HEADER, tables
 from cape.manifest import MODEL_FILE

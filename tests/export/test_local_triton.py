@@ -20,7 +20,6 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.shared_memory import measure_transports, tables
 from cape.manifest import Manifest, read_manifest
 from export.triton.local import environment
 from export.triton.local.environment import Installation, TritonSetupError
@@ -59,22 +58,6 @@ def test_a_plain_client_drives_the_ensembles(
         np.testing.assert_allclose(whole[name], expected[name], atol=1e-4)
         np.testing.assert_allclose(in_two_steps[name], expected[name], atol=1e-4)
     np.testing.assert_array_equal(tokens["mask"], expected["mask"])
-
-
-def test_tensors_in_shared_memory_lead_to_the_answers_of_those_in_messages(
-    triton: TritonProcess, manifest: Manifest
-) -> None:
-    # It compares the answers of both ways itself.
-    found = measure_transports(triton.grpc, manifest, "flf", keypoints=5, batches=[1, 2, 1000], runs=3)
-    expected = [(model, batch) for model in ("image_backbone", "pose_decoder", "flf_query") for batch in (1, 2)]
-    assert [(one.model, one.batch) for one in found] == expected
-    assert [one.sent for one in found[:2]] == [256 * 256 * 3, 2 * 256 * 256 * 3]
-    bucket = manifest.bucket(5)
-    assert found[2].received == 4 * bucket * (2 + 1)  # keypoints and scores
-    assert all(0 < one.messages.p50 <= one.messages.p95 and one.shared.p50 > 0 for one in found)
-    assert not list(Path("/dev/shm").glob(f"capeserve-bench-{os.getpid()}*"))
-    (table,) = tables(found)
-    assert len(table.rows) == 6 and all(len(row) == len(table.header) for row in table.rows)
 
 
 def test_requests_of_many_callers_share_runs_and_everyone_gets_its_own_answer(

@@ -170,22 +170,27 @@ def test_a_repository_of_equal_crops_takes_it(
     assert (addition / language(both).tokenizer).is_file()
 
 
-@pytest.mark.parametrize("flag", [("--tokenizer", "TOKENIZER"), ("--tensorrt", "rtx"), ("--system", "capex")])
-def test_options_that_mean_nothing_for_it_are_refused(
-    tiny_capellm: ExportedCapeLlm, tmp_path: Path, flag: tuple[str, str]
-) -> None:
-    tokenizer = str(tiny_capellm.checkpoint / "tokenizer.json")
-    given = [tokenizer if word == "TOKENIZER" else word for word in flag]
-    result = CliRunner().invoke(
-        export, ["--checkpoint", str(tiny_capellm.checkpoint), "--output", str(tmp_path / "out"), *given]
-    )
+def test_a_capellm_checkpoint_is_referred_to_its_own_subcommand(tiny_capellm: ExportedCapeLlm, tmp_path: Path) -> None:
+    flags = ["--checkpoint", str(tiny_capellm.checkpoint), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(export, flags)
     assert result.exit_code == 2
-    assert f"{flag[0]}: " in result.output
+    assert "use `capeserve export capellm`" in result.output
 
 
-def test_a_readout_is_refused_for_other_systems(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        export, ["--checkpoint", str(tiny_checkpoint), "--output", str(tmp_path / "out"), "--readout", "greedy"]
-    )
+def test_options_before_the_subcommand_are_refused(tiny_capellm: ExportedCapeLlm, tmp_path: Path) -> None:
+    flags = ["--checkpoint", str(tiny_capellm.checkpoint), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(export, ["--force", "capellm", *flags])
     assert result.exit_code == 2
-    assert "--readout: only for a CapeLLM checkpoint" in result.output
+    assert "options of capellm follow its name" in result.output
+
+
+def test_another_system_is_no_capellm(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    flags = ["capellm", "--checkpoint", str(tiny_checkpoint), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(export, flags)
+    assert result.exit_code == 1
+    assert str(tiny_checkpoint) in result.output
+
+
+def test_the_help_of_export_fits_on_a_screen() -> None:
+    lines = CliRunner().invoke(export, ["--help"], terminal_width=110).output.splitlines()
+    assert len(lines) <= 50, len(lines)

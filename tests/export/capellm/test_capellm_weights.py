@@ -66,14 +66,30 @@ def test_answers_too_far_from_float32_leave_nothing_behind(tiny_capellm: Exporte
 
 
 def test_a_tolerance_without_rounded_weights_is_refused(tiny_capellm: ExportedCapeLlm, tmp_path: Path) -> None:
-    flags = ["--checkpoint", str(tiny_capellm.checkpoint), "--output", str(tmp_path / "r"), "--weights-tolerance", "1"]
+    flags = [
+        "capellm",
+        "--checkpoint",
+        str(tiny_capellm.checkpoint),
+        "--output",
+        str(tmp_path / "r"),
+        "--weights-tolerance",
+        "1",
+    ]
     result = CliRunner().invoke(export, flags)
     assert result.exit_code == 2
     assert "--weights-tolerance: only with --weights int8 or int4" in result.output
 
 
 def test_the_command_tells_what_rounding_cost(tiny_capellm: ExportedCapeLlm, tmp_path: Path) -> None:
-    flags = ["--checkpoint", str(tiny_capellm.checkpoint), "--output", str(tmp_path / "r"), "--weights", "int8"]
+    flags = [
+        "capellm",
+        "--checkpoint",
+        str(tiny_capellm.checkpoint),
+        "--output",
+        str(tmp_path / "r"),
+        "--weights",
+        "int8",
+    ]
     result = CliRunner().invoke(export, [*flags, "--weights-tolerance", "1"])
     assert result.exit_code == 0, result.output
     assert "int8 weights against float32" in result.output
