@@ -48,8 +48,8 @@ class TensorSpec(_Strict):
 
 
 VariantName = Literal["fused", "float16", "int8"]
-"""Other graphs of a component. fused: float32 with fewer, larger operators, for GPUs. float16: the same in float16, with
-float32 islands. int8: quantised, for CPUs."""
+"""Other graphs of a component. fused: float32 with fewer, larger operators, for GPUs. float16: the same in float16,
+with float32 islands. int8: quantised, for CPUs."""
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """Of a system's arithmetic, as a server chooses it."""

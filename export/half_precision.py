@@ -27,10 +27,13 @@ FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Log", "Floor", "Mod", "CumSum", "Red
 """Operators that stay in float32 wherever they are: sines of large angles, logarithms near 0, sums of squares, which
 overflow."""
 
-ELEMENT_WISE = frozenset({"Add", "Sub", "Mul", "Div", "Clip", "Max", "Min", "Sigmoid", "Where", "Abs", "Neg", "ReduceSum"})
+ELEMENT_WISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Clip", "Max", "Min", "Sigmoid", "Where", "Abs", "Neg", "ReduceSum"}
+)
 LAYOUT = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Concat", "Slice", "Expand", "Split", "Identity"})
 """Operators that stay in float32 where all that they read is: a cast in front of them gains nothing, and coordinates
 that are added up keep their precision."""
+
 
 def to_half(model: ModelProto) -> ModelProto:
     """Converts a graph to float16, with float32 islands.

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cape.manifest import Manifest, Role
 from service.batching.queues import Row, RowQueue, RowResult
-from service.engines.base import Engine
+from service.engines.base import Engine, query_models
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -125,9 +125,7 @@ class Batcher:
             for name in order
         }
         # Models that run backbone and decoder at once: a query's first and last step.
-        self._queries = {
-            system: model for system in manifest.support_systems if (model := engine.query_model(system)) is not None
-        }
+        self._queries = query_models(engine, manifest)
         for system, model in self._queries.items():
             parts = [manifest.systems[system].components[role] for role in ("image_backbone", "pose_decoder")]
             largest = min(manifest.components[part].max_batch_size for part in parts)
@@ -177,7 +175,7 @@ class Batcher:
         return sum(queue.rows for queue in self._queues.values())
 
     def query_model(self, system: str) -> str | None:
-        """The engine's; see `service.engines.base.Engine.query_model`."""
+        """See `service.engines.base.RowRunner.query_model`."""
         return self._queries.get(system)
 
     async def submit(

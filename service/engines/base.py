@@ -9,10 +9,11 @@ is the same code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from cape.manifest import Manifest
 from service.batching.queues import RowResult
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -38,19 +39,11 @@ class Engine(Protocol):
     def useful_batch(self) -> int | None:
         """Crops in a run of the image backbone beyond which none gets faster; None: as many as the models take."""
 
-    def query_model(self, system: str) -> str | None:
-        """A model that runs a system's image backbone and pose decoder at once, so that features stay inside.
-
-        Returns:
-            Its name, for `run`: the inputs of the pose decoder, with `image` in place of `features`. None where
-            there is no such model.
-        """
-
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Runs a component on one batch; blocks, and may be called from any thread.
 
         Args:
-            component: a name of the manifest's components, or what `query_model` returns.
+            component: a name of the manifest's components; of a `QueryEngine`, also what `query_model` returns.
             inputs: one array per input of the component, batched along the first axis.
             outputs: names of the wanted outputs; others are not returned (and not computed where avoidable).
 
@@ -60,6 +53,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees what the engine holds; nothing may run afterwards."""
+
+
+@runtime_checkable
+class QueryEngine(Engine, Protocol):
+    """An engine with models that run a query at once."""
+
+    def query_model(self, system: str) -> str | None:
+        """A model that runs a system's image backbone and pose decoder at once, so that features stay inside.
+
+        Returns:
+            Its name, for `run`: the inputs of the pose decoder, with `image` in place of `features`. None where
+            there is no such model.
+        """
 
 
 class RowRunner(Protocol):
@@ -112,3 +118,11 @@ class RowRunner(Protocol):
 
     async def close(self) -> None:
         """Refuses new rows and returns once those at hand are served."""
+
+
+def query_models(engine: Engine, manifest: Manifest) -> dict[str, str]:
+    """Names of an engine's query models by system; empty for an engine that has none."""
+    if not isinstance(engine, QueryEngine):
+        return {}
+    models = {system: engine.query_model(system) for system in manifest.support_systems}
+    return {system: model for system, model in models.items() if model is not None}

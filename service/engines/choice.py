@@ -64,9 +64,7 @@ def load_engine(
     if name == "onnxruntime":
         if precision in ("bfloat16", "int8"):
             raise EngineError("engine", f"{precision} needs engine openvino; what ONNX Runtime runs is in the graphs")
-        return OnnxRuntimeEngine(
-            repository, manifest, threads, providers or None, precision=precision, graphs=graphs
-        )
+        return OnnxRuntimeEngine(repository, manifest, threads, providers or None, precision=precision, graphs=graphs)
     if name not in installed_engines():
         raise EngineError("engine", "engine openvino needs openvino: pip install 'capeserve[openvino]'")
     from service.engines.openvino_runtime import OpenVinoEngine

@@ -42,7 +42,7 @@ GRAPH_PROVIDER = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeEngine:
-    """One ONNX Runtime session per component. Implements `service.engines.base.Engine`.
+    """One ONNX Runtime session per component. Implements `service.engines.base.QueryEngine`.
 
     On the CUDA provider, components run on fixed buffers and as CUDA graphs (see `bound_models`). Where that fails, the
     reason is logged and they run the ordinary way.
@@ -175,7 +175,7 @@ class OnnxRuntimeEngine:
         return CPU_BATCH if self._provider in HOST_PROVIDERS else None
 
     def query_model(self, system: str) -> str | None:
-        """See `service.engines.base.Engine.query_model`: with CUDA graphs."""
+        """See `service.engines.base.QueryEngine.query_model`: with CUDA graphs."""
         return self._bound.query_model(system) if self._bound else None
 
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

@@ -88,10 +88,6 @@ class OpenVinoEngine:
         """'openvino:' and the precision of products."""
         return f"openvino:{self._precision}"
 
-    def query_model(self, system: str) -> str | None:
-        """See `service.engines.base.Engine.query_model`: there is none, features are handed on without a copy."""
-        return None
-
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Runs a component on one batch; see `service.engines.base.Engine.run`.
 
