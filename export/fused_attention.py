@@ -16,9 +16,11 @@ The results are those of the published form up to rounding.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from transformers.models.swinv2.modeling_swinv2 import Swinv2PatchMerging
+from transformers.models.swinv2.modeling_swinv2 import Swinv2PatchMerging, Swinv2Stage
 
 from cape.models.attention import MultiHeadAttention
 from cape.models.swin import FoldedLayer, SwinV2
@@ -170,18 +172,15 @@ def fuse_windows(backbone: SwinV2) -> bool:
     Returns:
         Whether it could: every block must be folded.
     """
-    stages = list(backbone.model.encoder.layers)
+    stages = [cast("Swinv2Stage", stage) for stage in backbone.model.encoder.layers]
     if not all(isinstance(block, FoldedLayer) for stage in stages for block in stage.blocks):
         return False
     for stage in stages:
-        order: Tensor | None = None
-        fused = []
+        fused: list[FusedLayer] = []
         for block in stage.blocks:
-            fused.append(FusedLayer(block, order))
-            order = fused[-1].order
+            fused.append(FusedLayer(cast("FoldedLayer", block), fused[-1].order if fused else None))
         stage.blocks = nn.ModuleList(fused)
-        assert order is not None
-        side = stage.blocks[0].side
+        order, side = fused[-1].order, fused[-1].side
         if stage.downsample is not None:
             stage.downsample = _Reordered(order, merging_order(side), _Merging(stage.downsample))
         else:

@@ -35,6 +35,26 @@ LAYOUT = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Concat", "S
 that are added up keep their precision."""
 
 
+TYPE_PRESERVING = frozenset(
+    {"Reshape", "Transpose", "Split", "Slice", "Concat", "Add", "Mul", "Sub", "Div", "MatMul", "Gather", "Unsqueeze"}
+    | {
+        "SimplifiedLayerNormalization",
+        "Squeeze",
+        "Expand",
+        "LayerNormalization",
+        "Gelu",
+        "Softmax",
+        "Relu",
+        "Tanh",
+        "Sigmoid",
+        "Identity",
+        "Gemm",
+    }
+)
+"""Operators whose outputs have the type of their first input: what inference loses behind operators that it does not
+know."""
+
+
 def to_half(model: ModelProto) -> ModelProto:
     """Converts a graph to float16, with float32 islands.
 
@@ -72,25 +92,7 @@ def _float_values(graph: GraphProto) -> set[str]:
     found = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
     found |= {weight.name for weight in graph.initializer if weight.data_type == FLOAT}
     for node in graph.node:
-        # Operators of other domains have no inference here; those that are used pass their first input's type on.
-        if node.domain and node.input[0] in found:
-            found.update(node.output)
-        elif node.op_type == "SimplifiedLayerNormalization" and node.input[0] in found:
-            found.update(node.output)
-    return _propagated(graph, found)
-
-
-TYPE_PRESERVING = frozenset(
-    {"Reshape", "Transpose", "Split", "Slice", "Concat", "Add", "Mul", "Sub", "Div", "MatMul", "Gather", "Unsqueeze"}
-    | {"Squeeze", "Expand", "LayerNormalization", "Gelu", "Softmax", "Relu", "Tanh", "Sigmoid", "Identity", "Gemm"}
-)
-
-
-def _propagated(graph: GraphProto, found: set[str]) -> set[str]:
-    """Adds what inference lost behind operators that it does not know."""
-    for node in graph.node:
-        preserving = node.op_type in TYPE_PRESERVING or node.domain or node.op_type == "SimplifiedLayerNormalization"
-        if preserving and node.input and node.input[0] in found:
+        if (node.domain or node.op_type in TYPE_PRESERVING) and node.input and node.input[0] in found:
             found.update(node.output)
     return found
 

@@ -37,6 +37,9 @@ CHAIN: tuple[Role, ...] = (
 )
 """Roles in the order in which a request passes them."""
 
+QUERY_ROLES: tuple[Role, ...] = ("image_backbone", "pose_decoder")
+"""What a query runs."""
+
 ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
 """Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
 carry on work that is already paid for, and cannot be more than the requests that were let in."""
@@ -126,9 +129,9 @@ class Batcher:
         }
         # Models that run backbone and decoder at once: a query's first and last step.
         self._queries = query_models(engine, manifest)
-        for system, model in self._queries.items():
-            parts = [manifest.systems[system].components[role] for role in ("image_backbone", "pose_decoder")]
-            largest = min(manifest.components[part].max_batch_size for part in parts)
+        for name, model in self._queries.items():
+            parts = manifest.systems[name].components
+            largest = min(manifest.components[parts[role]].max_batch_size for role in QUERY_ROLES)
             self._queues[model] = RowQueue(min(max_batch or sys.maxsize, largest))
         self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
         self._followers = {

@@ -34,7 +34,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that graphs are captured for."""
 
 TOKENS = (8, 16)
-"""Text lengths that graphs are captured for: a keypoint's name, padded as the service pads. Longer texts run without."""
+"""Text lengths that graphs are captured for: a name, padded as the service pads. Longer texts run without."""
 
 TIMED_RUNS = 5
 """Runs from which the time of a batch size is judged at warm-up."""
@@ -259,7 +259,7 @@ class BoundModels:
     def specs(self, name: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]] | None:
         """Inputs and outputs of a component or query; None if it is not here."""
         chain = self._chains.get(name)
-        return chain and (chain.inputs, chain.outputs)
+        return None if chain is None else (chain.inputs, chain.outputs)
 
     def takes(self, name: str, sizes: Mapping[str, int]) -> bool:
         """Whether a component or query is here, and its buffers hold single items of these sizes."""
@@ -272,10 +272,9 @@ class BoundModels:
         Raises:
             DeviceError: the device failed.
         """
-        for bound, chain in ((one, chain) for chain in self._chains.values() for one in chain.components[:1]):
-            if len(chain.components) == 1:
-                for sizes in _combinations(chain.captured):
-                    bound.capture(sizes)
+        for name, bound in self._bound.items():
+            for sizes in _combinations(self._chains[name].captured):
+                bound.capture(sizes)
         self._memory.mark()()
         for system in self._manifest.support_systems:
             self._check(system)

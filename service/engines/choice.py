@@ -69,6 +69,6 @@ def load_engine(
         raise EngineError("engine", "engine openvino needs openvino: pip install 'capeserve[openvino]'")
     from service.engines.openvino_runtime import OpenVinoEngine
 
-    if precision == "float16":
-        raise EngineError("engine", "float16 needs engine onnxruntime on a GPU")
+    if precision not in ("float32", "bfloat16"):
+        raise EngineError("engine", f"engine openvino has no {precision}")
     return OpenVinoEngine(repository, manifest, threads, precision)

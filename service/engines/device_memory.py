@@ -129,7 +129,7 @@ class CudaMemory:
         address = ctypes.c_void_p()
         self._call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(0))
         self._pinned.append(address)
-        array = np.frombuffer((ctypes.c_uint8 * size).from_address(int(address.value or 0)), dtype=np.uint8)
+        array: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address.value or 0)))
         array[:] = 0
         return array
 

@@ -105,7 +105,7 @@ class OnnxRuntimeEngine:
             memory = CudaMemory()
             options = {"enable_cuda_graph": "1", "user_compute_stream": str(memory.stream)}
             names = {part for system in self._manifest.support_systems.values() for part in system.components.values()}
-            sessions = self._load({name: options for name in names})
+            sessions = self._load(dict.fromkeys(names, options))
             if sessions[smallest].get_providers()[0] != GRAPH_PROVIDER:
                 raise DeviceError("the provider did not load")
             bound = BoundModels(sessions, self._manifest, memory, graphs=True)
