@@ -185,7 +185,7 @@ def fuse_windows(backbone: SwinV2) -> bool:
             stage.downsample = _Reordered(order, merging_order(side), _Merging(stage.downsample))
         else:
             raster = torch.arange(side * side)
-            backbone.model.layernorm = _Reordered(order, raster, backbone.model.layernorm)
+            backbone.model.layernorm = cast("nn.LayerNorm", _Reordered(order, raster, backbone.model.layernorm))
     return True
 
 

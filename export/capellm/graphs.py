@@ -13,22 +13,19 @@ The first axis is the batch everywhere, so that rows of several callers are stac
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from cape.manifest import CacheManifest, TensorSpec
 from cape.models.capellm.model import CapeLlm
-from export.graph import ExportError, quiet_exporter
+from export.graph import write_module
 
 VISION = "capellm_vision"
 DECODER = "capellm_decoder"
-OPSET = 18
 
 
 def cache_of(model: CapeLlm) -> CacheManifest:
@@ -109,6 +106,13 @@ class DecoderGraph(nn.Module):
         return output.logits[:, -1], keys, values
 
 
+LARGEST = {"R": 4096, "T": 4096, "N": 4096, "P": 16384, "B": 1024}
+"""Most of each dynamic axis."""
+
+DERIVED = ("L", "M")
+"""Axes that are sums of others: L = T + N, M = P + L."""
+
+
 def export_capellm(model: CapeLlm, folder: Path) -> tuple[Path, Path]:
     """Writes both graphs, laid out as Triton reads them.
 
@@ -120,78 +124,33 @@ def export_capellm(model: CapeLlm, folder: Path) -> tuple[Path, Path]:
         The files of vision and decoder.
 
     Raises:
-        ExportError: an axis that must be dynamic became a constant.
+        ExportError: see `export.graph.write_module`.
     """
     configuration, cache = model.configuration, cache_of(model)
     size, tokens, width = configuration.vision.image_size, configuration.vision.tokens, configuration.language.width
-    dim = torch.export.Dim
-    rows, text, image, past = dim("R", max=4096), dim("T", max=4096), dim("N", max=4096), dim("P", max=16384)
     cached = torch.zeros(2, cache.layers, cache.heads, 5, cache.depth)
-    vision = _write(
-        VisionGraph(model),
-        vision_tensors(model),
-        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
-        {"image": {0: dim("B", max=1024)}},
-        folder / VISION,
+    images = (torch.zeros(2, size, size, 3, dtype=torch.uint8),)
+    sequences = (
+        torch.zeros(2, 3, dtype=torch.long),
+        torch.zeros(2, tokens, width),
+        torch.zeros(2, 3 + tokens, dtype=torch.long),
+        torch.ones(2, 8 + tokens, dtype=torch.long),
+        cached,
+        cached.clone(),
     )
-    decoder = _write(
-        DecoderGraph(model),
-        decoder_tensors(model),
-        (
-            torch.zeros(2, 3, dtype=torch.long),
-            torch.zeros(2, tokens, width),
-            torch.zeros(2, 3 + tokens, dtype=torch.long),
-            torch.ones(2, 8 + tokens, dtype=torch.long),
-            cached,
-            cached.clone(),
-        ),
-        {
-            "input_ids": {0: rows, 1: text},
-            "image_tokens": {0: rows, 1: image},
-            "positions": {0: rows, 1: torch.export.Dim.DYNAMIC},
-            "mask": {0: rows, 1: torch.export.Dim.DYNAMIC},
-            "past_keys": {0: rows, 3: past},
-            "past_values": {0: rows, 3: past},
-        },
-        folder / DECODER,
+    return (
+        _write(VisionGraph(model), images, vision_tensors(model), folder / VISION),
+        _write(DecoderGraph(model), sequences, decoder_tensors(model), folder / DECODER),
     )
-    return vision, decoder
 
 
 def _write(
     module: nn.Module,
+    example: tuple[Tensor, ...],
     tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
-    inputs: tuple[Tensor, ...],
-    shapes: dict[str, Any],
     folder: Path,
 ) -> Path:
     path = folder / "1" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(), torch.no_grad(), quiet_exporter():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            input_names=[spec.name for spec in tensors[0]],
-            output_names=[spec.name for spec in tensors[1]],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(path), external_data=True)
-    onnx.checker.check_model(str(path))
-    _check_axes(path, tensors)
+    write_module(module, example, *tensors, path, largest=LARGEST, derived=DERIVED)
     return path
-
-
-def _check_axes(path: Path, tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]) -> None:
-    """An axis that an operation took for a constant would fail only once something else is served."""
-    graph = onnx.load(path, load_external_data=False).graph
-    found = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)}
-    for spec in (*tensors[0], *tensors[1]):
-        sizes = [axis.dim_param or axis.dim_value for axis in found[spec.name]]
-        for size, expected in zip(sizes, spec.shape, strict=True):
-            if isinstance(expected, str) != isinstance(size, str) or (isinstance(expected, int) and size != expected):
-                raise ExportError(f"{path.parts[-3]}: {spec.name} came out as {sizes}, not {list(spec.shape)}")
