@@ -11,6 +11,7 @@ COMMANDS = {
     "cost": "Count parameters and multiply-adds beside the paper's Table 5.",
     "systems": "Measure every system in every form: counted, exported, served.",
     "engine": "Measure engines by themselves.",
+    "gpu": "Measure engine and service on a GPU, within a time limit.",
     "ablation": "Train every system alike and compare them on unseen categories.",
     "latency": "Measure Table 5 again: cold and warm, the engine by itself and over gRPC.",
     "accuracy": "Measure PCK lost between PyTorch float32 and what is served.",
