@@ -21,6 +21,9 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 SMALLEST_HALF = 6e-8
 """A constant that is not 0 must not become 0, such as what keeps a division from one by 0."""
 
+FIRST_INPUT_ONLY = frozenset({"Resize"})
+"""Operators whose further inputs are float32 whatever the type of the first."""
+
 DTYPE_ATTRIBUTES = frozenset({"Cast", "ConstantOfShape", "RandomNormal", "EyeLike"})
 
 FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Log", "Floor", "Mod", "CumSum", "ReduceL2", "ReduceSumSquare", "Range"})
@@ -119,7 +122,8 @@ class _Converter:
         wanted = HALF if low else FLOAT
         for index, name in enumerate(node.input):
             if name in self._floats:
-                node.input[index] = self._as(name, wanted)
+                of_its_own = node.op_type in FIRST_INPUT_ONLY and index > 0
+                node.input[index] = self._as(name, FLOAT if of_its_own else wanted)
         for attribute in node.attribute:
             if low and node.op_type in DTYPE_ATTRIBUTES and attribute.name in ("to", "dtype") and attribute.i == FLOAT:
                 attribute.i = HALF

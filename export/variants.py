@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 from cape.manifest import Role, VariantManifest, VariantName
 from cape.models.swin import SwinV2
 from cape.models.system import System
 from export.components import Component
 from export.fused_attention import fuse_attention, fuse_windows
-from export.graph import graph_digest, write_graph
+from export.graph import ExportError, graph_digest, write_graph
 from export.half_precision import to_half
 
 FOLDER = "variants"
@@ -52,8 +53,23 @@ def write_gpu_variants(
         target = _path(folder, part.role, "float16")
         model = onnx.load(str(source))
         onnx.save(to_half(model), str(target))
+        check_loads(target, part.role)
         found["float16"] = describe_variant(target, "float16")
     return variants
+
+
+def check_loads(path: Path, component: str) -> None:
+    """Checks that ONNX Runtime takes a graph: types and shapes of every operator.
+
+    Raises:
+        ExportError: it does not.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own, which have no common base
+        raise ExportError(f"{component}: {path.name} is not a valid graph: {error}") from None
 
 
 def describe_variant(path: Path, name: VariantName) -> VariantManifest:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from benchmarks.engine.measurement import Workload, seconds_of
 from benchmarks.harness.arrivals import closed_loop, outcome
@@ -185,7 +186,7 @@ def _measure_engine(
             rate = _two_in_flight(work, batch, seconds=1.0)
             results.add("engine, two in flight", **kind, batch=batch, images_per_second=round(rate, 1))
         if isinstance(engine, OnnxRuntimeEngine):
-            _agreement(repository, manifest, engine, system, keypoints, kind, results)
+            _agreement(manifest, engine, system, keypoints, kind, results)
         if captured:
             _kernels(work, kind, results)
     finally:
@@ -213,7 +214,6 @@ def _two_in_flight(work: Workload, batch: int, seconds: float) -> float:
 
 
 def _agreement(
-    repository: Path,
     manifest: Manifest,
     engine: OnnxRuntimeEngine,
     system: str,
@@ -221,7 +221,7 @@ def _agreement(
     kind: Row,
     results: Results,
 ) -> None:
-    """How far the answers are from those of the same graphs, and of the float32 ones, on the CPU."""
+    """How far the answers are from those of the same graphs on the CPU."""
     parts = manifest.systems[system].components
     spec = manifest.components[parts["pose_decoder"]]
     random = np.random.default_rng(1)
@@ -235,18 +235,20 @@ def _agreement(
         elif tensor.name != "features":
             others[tensor.name] = np.ones(shape, np.float32)
 
-    def answer(runs: OnnxRuntimeEngine) -> tuple[Any, Any]:
-        features = runs.run(parts["image_backbone"], {"image": image}, ["features"])["features"]
-        model = runs.query_model(system)
-        if model is not None:
-            return features, runs.run(model, {"image": image, **others}, ["keypoints"])["keypoints"]
-        inputs = {"features": features, **others}
-        return features, runs.run(parts["pose_decoder"], inputs, ["keypoints"])["keypoints"]
+    backbone, decoder = parts["image_backbone"], parts["pose_decoder"]
+    features = engine.run(backbone, {"image": image}, ["features"])["features"]
+    model = engine.query_model(system)
+    if model is not None:
+        found = engine.run(model, {"image": image, **others}, ["keypoints"])["keypoints"]
+    else:
+        found = engine.run(decoder, {"features": features, **others}, ["keypoints"])["keypoints"]
 
-    features, found = answer(engine)
-    on_cpu = OnnxRuntimeEngine(repository, manifest, None, ("CPUExecutionProvider",), precision=kind["precision"])
-    with contextlib.closing(on_cpu):
-        expected_features, expected = answer(on_cpu)
+    def on_cpu(component: str, output: str, inputs: Row) -> Any:
+        session = onnxruntime.InferenceSession(engine.graph_file(component), providers=["CPUExecutionProvider"])
+        return session.run([output], inputs)[0]
+
+    expected_features = on_cpu(backbone, "features", {"image": image})
+    expected = on_cpu(decoder, "keypoints", {"features": expected_features, **others})
     distance = np.linalg.norm(found - expected, axis=-1)
     results.add(
         "agreement with the CPU",
@@ -288,9 +290,11 @@ def _measure_torch(
     """The same model in PyTorch: what a GPU user runs without us."""
     import torch
 
-    from cape.checkpoints import untrained_checkpoint
+    from cape.checkpoints import untrained
+    from cape.configuration import parse_configuration
 
-    system = untrained_checkpoint(configuration).system.cuda().eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    system = untrained(parse_configuration(configuration.read_bytes(), configuration), 0).to(device).eval()
     head, padded = system.configuration.head, manifest.bucket(keypoints)
     width, pathways = head.width, system.configuration.pathways
     ways: tuple[tuple[str, bool, bool], ...] = (("eager float32", False, False), ("eager float16", True, False))
@@ -305,9 +309,9 @@ def _measure_torch(
         for batch in (1,) if compile_it else (1, 8, 32):
             size = manifest.image_size
             images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-            tokens = torch.randn(batch, pathways, padded, width, device="cuda")
-            mask = torch.ones(batch, pathways, padded, device="cuda")
-            adjacency = torch.ones(batch, padded, padded, device="cuda")
+            tokens = torch.randn(batch, pathways, padded, width, device=device)
+            mask = torch.ones(batch, pathways, padded, device=device)
+            adjacency = torch.ones(batch, padded, padded, device=device)
 
             def query(
                 images: Any = images,
@@ -317,8 +321,8 @@ def _measure_torch(
                 half: bool = half,
                 copy: bool = compile_it,
             ) -> None:
-                with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half):
-                    features = encode(torch.from_numpy(images).cuda())
+                with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
+                    features = encode(torch.from_numpy(images).to(device))
                     if copy:  # the next graph may write over what this one has answered
                         features = features.clone()
                     decode(features, *rest).keypoints.float().cpu()

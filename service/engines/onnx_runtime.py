@@ -140,14 +140,18 @@ class OnnxRuntimeEngine:
         try:
             # What the options hold is all that there is: names given beside them would replace it.
             names = None if options.has_providers() else [(first, dict(provider_options)), *others]
-            return onnxruntime.InferenceSession(self._graph(component), sess_options=options, providers=names)
+            return onnxruntime.InferenceSession(self.graph_file(component), sess_options=options, providers=names)
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(component, f"cannot be loaded: {error}") from error
 
-    def _graph(self, component: str) -> Path:
-        """The component's graph for the precision and provider."""
+    def graph_file(self, component: str) -> Path:
+        """The component's graph for the precision and provider.
+
+        Raises:
+            EngineError: the repository has none of the precision.
+        """
         spec = self._manifest.components[component]
         variant: VariantManifest | None = None
         if self._precision == "float16":
