@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,19 @@ from benchmarks.harness.workloads import used_modalities, workload
 from benchmarks.latency.measurement import measure_latencies
 from cape.manifest import QUERY_SUFFIX, Manifest, Precision, read_manifest
 from service.engines.base import query_models
-from service.engines.choice import load_engine
 from service.engines.onnx_runtime import OnnxRuntimeEngine
 from service.telemetry.performance import PAPER, Percentiles
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
-SETTINGS: tuple[tuple[Precision, bool], ...] = (
-    ("float16", True),
-    ("float32", True),
-    ("float16", False),
-    ("float32", False),
+SETTINGS: tuple[tuple[Precision, bool, bool], ...] = (
+    ("float16", True, True),
+    ("float32", True, True),
+    ("float32", True, False),
+    ("float16", False, True),
+    ("float32", False, False),
 )
-"""Precisions, with and without CUDA graphs, the most interesting first."""
+"""Precisions, with and without CUDA graphs, with and without fused operators, the most interesting first."""
 
 Row = dict[str, Any]
 
@@ -122,10 +123,10 @@ def measure_gpu(
         servers: numbers of server processes under the load.
     """
     manifest = read_manifest(repository)
-    for precision, graphs in SETTINGS:
-        with results.step(f"engine {precision}{' graphs' if graphs else ''}", 25):
+    for precision, graphs, fused in SETTINGS:
+        with results.step(f"engine {precision}{' graphs' if graphs else ''}{' fused' if fused else ''}", 25):
             if results.open:
-                _measure_engine(repository, manifest, provider, precision, graphs, keypoints, runs, results)
+                _measure_engine(repository, manifest, provider, precision, graphs, fused, keypoints, runs, results)
     if configuration is not None:
         with results.step("PyTorch eager", 25):
             if results.open:
@@ -152,16 +153,19 @@ def _measure_engine(
     provider: str,
     precision: Precision,
     graphs: bool,
+    fused: bool,
     keypoints: int,
     runs: int,
     results: Results,
 ) -> None:
     system = next(iter(manifest.support_systems))
     began = time.perf_counter()
-    engine = load_engine("onnxruntime", repository, manifest, providers=(provider,), precision=precision, graphs=graphs)
+    engine = OnnxRuntimeEngine(
+        repository, manifest, providers=(provider,), precision=precision, graphs=graphs, fused=fused
+    )
     loading = time.perf_counter() - began
     captured = system in query_models(engine, manifest)
-    kind = {"system": system, "precision": precision, "graphs": captured}
+    kind = {"system": system, "precision": precision, "graphs": captured, "fused": fused}
     try:
         if graphs and not captured:
             results.add("failed", step=f"graphs, {precision}", error="the engine fell back, see its log")
@@ -185,8 +189,7 @@ def _measure_engine(
         for batch in (16, 32, 64):
             rate = _two_in_flight(work, batch, seconds=1.0)
             results.add("engine, two in flight", **kind, batch=batch, images_per_second=round(rate, 1))
-        if isinstance(engine, OnnxRuntimeEngine):
-            _agreement(manifest, engine, system, keypoints, kind, results)
+        _agreement(manifest, engine, system, keypoints, kind, results)
         if captured:
             _kernels(work, kind, results)
     finally:
@@ -383,8 +386,8 @@ def _measure_load(
     work = workload(keypoints=keypoints, modalities=used_modalities(manifest.systems[system]))
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
-        starts = [serve(repository, settings) for _ in range(count)]
-        served = [stack.enter_context(start) for start in starts]
+        with ThreadPoolExecutor(count) as pool:
+            served = list(pool.map(stack.enter_context, [serve(repository, settings) for _ in range(count)]))
         ready = time.perf_counter() - began
         requests = []
         for one in served:
@@ -395,9 +398,9 @@ def _measure_load(
         shares = [[requests[index % count]] for index in range(processes)]
         before = [read_batches(one) for one in served]
         context = multiprocessing.get_context("spawn")
-        with context.Pool(processes) as pool:
-            _loads(pool, shares, callers // processes, 1.0)
-            found = _loads(pool, shares, callers // processes, 5.0)
+        with context.Pool(processes) as workers:
+            _loads(workers, shares, callers // processes, 1.0)
+            found = _loads(workers, shares, callers // processes, 5.0)
         after = [read_batches(one) for one in served]
         runs, rows = _batches(before, after)
         results.add(

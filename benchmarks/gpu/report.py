@@ -28,13 +28,14 @@ def tables(results: Results) -> list[ReportTable]:
         found.append(
             ReportTable(
                 f"{results.gpu}: the engine by itself, milliseconds",
-                ("precision", "graphs", "cold p50", "p95", "× paper", "warm p50", "p95", "× paper"),
+                ("precision", "graphs", "fused", "cold p50", "p95", "× paper", "warm p50", "p95", "× paper"),
                 tuple(
                     tuple(
                         _text(row[key])
                         for key in (
                             "precision",
                             "graphs",
+                            "fused",
                             "cold_ms",
                             "cold_p95_ms",
                             "times_paper_cold",
@@ -51,11 +52,12 @@ def tables(results: Results) -> list[ReportTable]:
         found.append(
             ReportTable(
                 "Images per second by batch size, warm",
-                ("precision", "graphs", *map(str, BATCHES)),
+                ("precision", "graphs", "fused", *map(str, BATCHES)),
                 tuple(
                     (
                         row["precision"],
                         _text(row["graphs"]),
+                        _text(row["fused"]),
                         *(_text(row["images_per_second"].get(batch)) for batch in BATCHES),
                     )
                     for row in engine

@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -176,7 +176,7 @@ class _Chain:
 class BoundModels:
     """A repository's components on fixed buffers, and each system's query: backbone and decoder at once.
 
-    Thread-safe. Up to `in_flight` batches are worked on: one is copied and unpacked while the device computes another.
+    May be called from any thread. Up to `in_flight` batches are worked on: one is copied while the device computes.
     """
 
     def __init__(
@@ -203,7 +203,8 @@ class BoundModels:
             DeviceError: an allocation failed.
         """
         self._manifest, self._memory, self._batches = manifest, memory, tuple(batches)
-        self._lock = threading.Lock()
+        # ONNX Runtime keeps captured graphs for the thread that captured them: one thread makes all runs.
+        self._runs = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._bound: dict[str, BoundComponent] = {}
         self._chains: dict[str, _Chain] = {}
         for name, system in manifest.support_systems.items():
@@ -274,7 +275,7 @@ class BoundModels:
         """
         for name, bound in self._bound.items():
             for sizes in _combinations(self._chains[name].captured):
-                bound.capture(sizes)
+                self._runs.submit(bound.capture, sizes).result()
         self._memory.mark()()
         for system in self._manifest.support_systems:
             self._check(system)
@@ -309,7 +310,7 @@ class BoundModels:
         found = self._run_part(chain, inputs, sizes, sizes["B"], ["keypoints"])["keypoints"]
         known: dict[str, npt.NDArray[Any]] = dict(inputs)
         for component in chain.components:
-            known |= component.run_plainly(known)
+            known |= self._runs.submit(component.run_plainly, known).result()
         difference = float(np.median(np.abs(found - known["keypoints"])))
         if not difference <= AGREEMENT:
             raise DeviceError(f"{system}: keypoints on fixed buffers differ by {difference:.3f} of the crop")
@@ -346,8 +347,7 @@ class BoundModels:
 
     def run_plainly(self, component: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Any]:
         """Runs a component on inputs that its buffers do not hold; see `run`."""
-        with self._lock:
-            return self._bound[component].run_plainly(inputs, outputs)
+        return self._runs.submit(self._bound[component].run_plainly, inputs, outputs).result()
 
     def _plan(self, name: str, others: tuple[tuple[str, int], ...], items: int) -> list[int]:
         """`best_parts` for a batch, computed once."""
@@ -371,21 +371,24 @@ class BoundModels:
                 sent.append((chain.tensor(spec.name).address, host))
             wanted = {spec.name: spec for spec in chain.outputs if spec.name in outputs}
             received = {key: _view(slot[key], spec, {**sizes, "B": count}) for key, spec in wanted.items()}
-            with self._lock:
+
+            def queue_up() -> Callable[[], None]:
                 for address, host in sent:
                     self._memory.upload(address, host)
                 for component in chain.components:
                     component.run(sizes)
                 for key, host in received.items():
                     self._memory.download(host, chain.tensor(key).address)
-                wait = self._memory.mark()
-            wait()
+                return self._memory.mark()
+
+            self._runs.submit(queue_up).result()()
             return {key: np.array(host) for key, host in received.items()}
         finally:
             self._slots.put(slot)
 
     def close(self) -> None:
         """Frees the buffers; nothing may run afterwards."""
+        self._runs.shutdown()
         self._chains.clear()
         self._bound.clear()
         self._memory.close()

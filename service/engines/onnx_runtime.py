@@ -57,6 +57,7 @@ class OnnxRuntimeEngine:
         *,
         precision: Precision = "float32",
         graphs: bool = True,
+        fused: bool = True,
     ) -> None:
         """Loads every component.
 
@@ -67,6 +68,7 @@ class OnnxRuntimeEngine:
             providers: execution providers, best first; None takes the best that are installed.
             precision: float16 loads each component's float16 graph; only on an accelerator.
             graphs: use CUDA graphs where the provider has them.
+            fused: use the repository's graphs with fused operators where the provider has those.
 
         Raises:
             EngineError: a graph cannot be loaded, a demanded provider is not installed or does not work, or the
@@ -83,6 +85,7 @@ class OnnxRuntimeEngine:
         self._wanted = list(providers) if providers else [name for name in PROVIDERS if name in installed]
         load_libraries(self._wanted)
         self._threads = threads or available_cpus()
+        self._fused = fused
         self._bound: BoundModels | None = None
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         if graphs and self._wanted[0] == GRAPH_PROVIDER and manifest.support_systems:
@@ -158,7 +161,7 @@ class OnnxRuntimeEngine:
             variant = spec.variants.get("float16")
             if variant is None:
                 raise EngineError(component, "has no float16 graph: export the repository again with --gpu-graphs")
-        elif self._wanted[0] == GRAPH_PROVIDER:
+        elif self._fused and self._wanted[0] == GRAPH_PROVIDER:
             variant = spec.variants.get("fused")
         return self._repository / component / (variant.file if variant else MODEL_FILE)
 
