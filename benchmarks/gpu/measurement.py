@@ -127,22 +127,23 @@ def measure_gpu(
         with results.step(f"engine {precision}{' graphs' if graphs else ''}{' fused' if fused else ''}", 25):
             if results.open:
                 _measure_engine(repository, manifest, provider, precision, graphs, fused, keypoints, runs, results)
+    with results.step("over gRPC, float16", 35):
+        if results.open:
+            _measure_service(repository, serve, _settings(provider, "float16"), keypoints, runs, results)
+    for count in servers:
+        with results.step(f"load, {count} servers", 25 + 2 * count):
+            if results.open:
+                settings = _settings(provider, "float16")
+                _measure_load(repository, manifest, serve, settings, count, callers, keypoints, results)
     if configuration is not None:
-        with results.step("PyTorch eager", 25):
+        with results.step("PyTorch eager", 20):
             if results.open:
                 _measure_torch(configuration, manifest, keypoints, results, compiled=False)
-    for precision in ("float16", "float32"):
-        with results.step(f"over gRPC, {precision}", 40):
-            if results.open:
-                _measure_service(repository, serve, _settings(provider, precision), keypoints, runs, results)
-    for count in servers:
-        with results.step(f"load, {count} servers", 30 + 5 * count):
-            if results.open:
-                _measure_load(
-                    repository, manifest, serve, _settings(provider, "float16"), count, callers, keypoints, results
-                )
+    with results.step("over gRPC, float32", 35):
+        if results.open:
+            _measure_service(repository, serve, _settings(provider, "float32"), keypoints, runs, results)
     if configuration is not None:
-        with results.step("PyTorch compiled", 60):
+        with results.step("PyTorch compiled", 45):
             if results.open:
                 _measure_torch(configuration, manifest, keypoints, results, compiled=True)
 
@@ -199,7 +200,6 @@ def _measure_engine(
 def _two_in_flight(work: Workload, batch: int, seconds: float) -> float:
     """Images per second with two threads, as a server's engine has them."""
     done = [0, 0]
-    until = time.perf_counter() + seconds
 
     def run(index: int) -> None:
         while time.perf_counter() < until:
@@ -208,6 +208,7 @@ def _two_in_flight(work: Workload, batch: int, seconds: float) -> float:
 
     work.warm(batch)
     began = time.perf_counter()
+    until = began + seconds
     threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
     for thread in threads:
         thread.start()
