@@ -13,7 +13,7 @@ import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -42,8 +42,23 @@ TIMED_RUNS = 5
 AGREEMENT = 0.01
 """Largest difference of keypoints, as a fraction of the crop, between a query with and without graphs."""
 
+QUERY_ROLES: tuple[Role, ...] = ("image_backbone", "pose_decoder")
+"""What a query runs, in order."""
+
 NO_CAPTURE = "-1"
 """ONNX Runtime's `gpu_graph_id` of a run that neither captures nor replays a graph."""
+
+
+class CaptureError(DeviceError):
+    """A component's run cannot be captured as a CUDA graph.
+
+    Attributes:
+        component: its name.
+    """
+
+    def __init__(self, component: str, reason: str) -> None:
+        super().__init__(reason)
+        self.component = component
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +200,7 @@ class BoundModels:
         manifest: Manifest,
         memory: DeviceMemory,
         *,
-        graphs: bool,
+        captured: Collection[str] = (),
         batches: Sequence[int] = BATCHES,
         in_flight: int = 2,
     ) -> None:
@@ -195,7 +210,7 @@ class BoundModels:
             sessions: by component; components of language models are ignored.
             manifest: of the repository.
             memory: where buffers are allocated.
-            graphs: see `BoundComponent`.
+            captured: components whose runs are captured as graphs.
             batches: batch sizes to capture, ascending.
             in_flight: host copies of every buffer.
 
@@ -210,7 +225,9 @@ class BoundModels:
         for name, system in manifest.support_systems.items():
             for role, component in system.components.items():
                 if component not in self._bound:
-                    self._bind(role, component, system.components["image_backbone"], sessions[component], graphs)
+                    self._bind(
+                        role, component, system.components["image_backbone"], sessions[component], component in captured
+                    )
             first = self._chains[system.components["image_backbone"]]
             last = self._chains[system.components["pose_decoder"]]
             self._chains[f"{name}{QUERY_SUFFIX}"] = _Chain(
@@ -271,11 +288,15 @@ class BoundModels:
         """Captures all graphs and times them.
 
         Raises:
+            CaptureError: a component cannot be captured.
             DeviceError: the device failed.
         """
         for name, bound in self._bound.items():
             for sizes in _combinations(self._chains[name].captured):
-                self._runs.submit(bound.capture, sizes).result()
+                try:
+                    self._runs.submit(bound.capture, sizes).result()
+                except Exception as error:
+                    raise CaptureError(name, str(error)) from error
         self._memory.mark()()
         for system in self._manifest.support_systems:
             self._check(system)
@@ -436,6 +457,3 @@ def _unsynchronised() -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
-
-
-__all__ = ["BATCHES", "BoundComponent", "BoundModels", "DeviceError", "best_parts", "shape_of"]

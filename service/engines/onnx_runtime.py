@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from cape.manifest import MODEL_FILE, Manifest, Precision, VariantManifest
 from service.cpus import available_cpus
 from service.engines import rtx_plugin
 from service.engines.base import CPU_BATCH, Tensors
-from service.engines.bound_models import BATCHES, BoundModels
+from service.engines.bound_models import BATCHES, QUERY_ROLES, BoundModels, CaptureError
 from service.engines.cuda_libraries import load_libraries
 from service.engines.device_memory import CudaMemory, DeviceError
 from service.engines.tensors import check_finite, check_tensors, wanted_tensors
@@ -100,27 +100,55 @@ class OnnxRuntimeEngine:
 
     def _load_bound(self) -> None:
         """Loads the components on fixed buffers with CUDA graphs; logs why where that fails."""
-        memory: CudaMemory | None = None
+        systems = self._manifest.support_systems.values()
+        captured = {part for system in systems for part in system.components.values()}
+        queries = {system.components[role] for system in systems for role in QUERY_ROLES}
         try:
             # The CUDA runtime is loaded with the provider, which the smallest component brings in.
             smallest = min(self._manifest.components, key=lambda name: self._manifest.components[name].bytes)
-            self._session(smallest, {})
-            memory = CudaMemory()
-            options = {"enable_cuda_graph": "1", "user_compute_stream": str(memory.stream)}
-            names = {part for system in self._manifest.support_systems.values() for part in system.components.values()}
-            sessions = self._load(dict.fromkeys(names, options))
-            if sessions[smallest].get_providers()[0] != GRAPH_PROVIDER:
-                raise DeviceError("the provider did not load")
-            bound = BoundModels(sessions, self._manifest, memory, graphs=True)
-            bound.warm_up()
+            if self._session(smallest, {}).get_providers()[0] != GRAPH_PROVIDER:
+                raise DeviceError("the provider does not load; see ONNX Runtime's own messages")
+            # A component that cannot be captured runs without a graph, unless queries need it.
+            while self._bound is None and queries <= captured:
+                try:
+                    self._bound = self._bind(captured)
+                except CaptureError as error:
+                    logger.warning("no CUDA graphs of %s: %s", error.component, _first_line(error))
+                    captured = captured - {error.component}
         except Exception as error:
-            logger.warning("CUDA graphs are off: %s", str(error).strip().splitlines()[0])
-            if memory is not None:
-                with suppress(DeviceError):
-                    memory.close()
-            return
-        self._sessions, self._bound = sessions, bound
-        logger.info("queries run as CUDA graphs, in batches of %s", ", ".join(map(str, BATCHES)))
+            logger.warning("CUDA graphs are off: %s", _first_line(error))
+        if self._bound is not None:
+            logger.info("queries run as CUDA graphs, in batches of %s", ", ".join(map(str, BATCHES)))
+
+    def _bind(self, captured: Collection[str]) -> BoundModels:
+        """Loads the components on fixed buffers.
+
+        Args:
+            captured: components to capture.
+
+        Raises:
+            CaptureError: naming the component that cannot be captured.
+            DeviceError: the CUDA runtime failed.
+        """
+        memory = CudaMemory()
+        try:
+            stream = {"user_compute_stream": str(memory.stream)}
+            sessions = self._load(
+                {
+                    name: {**stream, "enable_cuda_graph": "1"} if name in captured else stream
+                    for name in self._manifest.components
+                }
+            )
+            bound = BoundModels(sessions, self._manifest, memory, captured=captured)
+            bound.warm_up()
+        except BaseException as error:
+            with suppress(DeviceError):
+                memory.close()
+            if isinstance(error, EngineError) and error.component in captured:
+                raise CaptureError(error.component, str(error)) from error
+            raise
+        self._sessions = sessions
+        return bound
 
     def _load(self, options: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, onnxruntime.InferenceSession]:
         """Loads every component, with options of the provider by component."""
@@ -224,6 +252,10 @@ class OnnxRuntimeEngine:
         if self._bound is not None:
             bound, self._bound = self._bound, None
             bound.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _plug_in_devices(installed: Sequence[str], demanded: Sequence[str] | None) -> list[onnxruntime.OrtEpDevice]:
