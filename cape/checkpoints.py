@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cape.configuration import ConfigurationError, SystemConfiguration, parse_configuration
 from cape.models.system import System
-from cape.towers import TowerError, backbone_state, bert_tokenizer, packaged_text_tower
+from cape.pretrained.packages import PretrainedError, backbone_state
+from cape.pretrained.text_encoders import bert_tokenizer, packaged_text_encoder
+from cape.pretrained.weight_files import WeightsError, check_finite, read_safetensors
 
 CONFIGURATION_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -28,7 +29,7 @@ BACKBONE_PREFIX = "image_backbone.network."
 TEXT_PREFIX = "text_encoder.tower."
 
 
-class CheckpointError(ValueError):
+class CheckpointError(WeightsError):
     """A checkpoint that is missing, damaged, or does not fit its configuration; names every key concerned."""
 
 
@@ -51,7 +52,7 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(
     system: System, folder: Path, tokenizer: Path | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Writes a checkpoint; towers whose weights an installed package holds are left out.
+    """Writes a checkpoint; encoders whose weights an installed package holds are left out.
 
     Args:
         system: the model.
@@ -93,12 +94,10 @@ def load_checkpoint(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     text = (folder / CONFIGURATION_FILE).read_bytes()
     try:
         configuration = parse_configuration(text, folder / CONFIGURATION_FILE)
-        state = load_file(folder / WEIGHTS_FILE)
+        state = read_safetensors(folder / WEIGHTS_FILE)
         state |= _packaged_state(configuration)
         tokenizer = tokenizer or find_tokenizer(configuration, folder)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE}: not a safetensors file ({error})") from None
-    except (ConfigurationError, TowerError) as error:
+    except (ConfigurationError, WeightsError) as error:
         raise CheckpointError(str(error)) from None
     with torch.random.fork_rng(devices=[]):
         system = System(configuration)
@@ -117,7 +116,7 @@ def file_digest(*paths: Path) -> str:
 
 
 def untrained(configuration: SystemConfiguration, seed: int = 0) -> System:
-    """A model with reproducible random weights; towers whose weights a package holds are pretrained.
+    """A model with reproducible random weights; encoders whose weights a package holds are pretrained.
 
     Raises:
         CheckpointError: a package is not installed.
@@ -127,7 +126,7 @@ def untrained(configuration: SystemConfiguration, seed: int = 0) -> System:
         system = System(configuration.model_copy(update={"trained": False}))
     try:
         packaged = _packaged_state(configuration)
-    except TowerError as error:
+    except PretrainedError as error:
         raise CheckpointError(str(error)) from None
     system.load_state_dict(packaged, strict=False)
     return system.eval()
@@ -138,7 +137,7 @@ def untrained_checkpoint(configuration_file: Path, tokenizer: Path | None = None
 
     Args:
         configuration_file: a `config.json`.
-        tokenizer: tokenizers JSON file; None: BERT's vocabulary, for towers that read it.
+        tokenizer: tokenizers JSON file; None: BERT's vocabulary, for text encoders that read it.
         seed: of the random weights.
 
     Raises:
@@ -150,23 +149,23 @@ def untrained_checkpoint(configuration_file: Path, tokenizer: Path | None = None
     try:
         if configuration.text is not None and tokenizer is None:
             tokenizer = bert_tokenizer(configuration.text)
-    except TowerError as error:
+    except PretrainedError as error:
         raise CheckpointError(str(error)) from None
     system = untrained(configuration, seed)
     return Checkpoint(system, tokenizer, configuration_file, hashlib.sha256(text + str(seed).encode()).hexdigest())
 
 
 def find_tokenizer(configuration: SystemConfiguration, folder: Path) -> Path | None:
-    """The tokenizer beside a checkpoint, or that of the package which holds its text tower.
+    """The tokenizer beside a checkpoint, or that of the package which holds its text encoder.
 
     Raises:
         CheckpointError: there is none, and the system reads text.
-        TowerError: the package is not installed.
+        PretrainedError: the package is not installed.
     """
     if configuration.text is None:
         return None
     if configuration.text.weights.startswith("package:"):
-        return packaged_text_tower(configuration.text.weights.removeprefix("package:")).tokenizer
+        return packaged_text_encoder(configuration.text.weights.removeprefix("package:")).tokenizer
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder / TOKENIZER_FILE}: missing; {configuration.text.name} needs its tokenizer")
     return folder / TOKENIZER_FILE
@@ -176,7 +175,7 @@ def load_state(system: System, state: Mapping[str, Tensor], source: Path | str) 
     """Loads parameters by name into a model, in its own precision.
 
     Raises:
-        CheckpointError: naming every missing, unexpected or misshapen key.
+        CheckpointError: naming every missing, unexpected or misshapen key, and those with NaN or infinite numbers.
     """
     expected = system.state_dict()
     problems = [
@@ -193,6 +192,10 @@ def load_state(system: System, state: Mapping[str, Tensor], source: Path | str) 
     ]
     if problems:
         raise CheckpointError(f"{source} does not fit its configuration\n" + "\n".join(problems))
+    try:
+        check_finite(state, source)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
     system.load_state_dict(state)
 
 
@@ -211,13 +214,13 @@ def _packaged_prefixes(configuration: SystemConfiguration) -> list[str]:
 
 
 def _packaged_state(configuration: SystemConfiguration) -> dict[str, Tensor]:
-    """Towers that installed packages hold, named as `System` names them."""
+    """Weights that installed packages hold, named as `System` names them."""
     state: dict[str, Tensor] = {}
     for prefix in _packaged_prefixes(configuration):
         if prefix == BACKBONE_PREFIX:
-            tower = backbone_state(configuration.backbone)
+            weights = backbone_state(configuration.backbone)
         else:
             assert configuration.text is not None
-            tower = packaged_text_tower(configuration.text.weights.removeprefix("package:")).state
-        state |= {prefix + key: value for key, value in tower.items()}
+            weights = packaged_text_encoder(configuration.text.weights.removeprefix("package:")).state
+        state |= {prefix + key: value for key, value in weights.items()}
     return state

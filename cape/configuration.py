@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SystemName = Literal["flf", "dlf", "capex", "graphcape", "visual_only", "textual_only", "capeformer"]
+Pooling = Literal["cls", "mean", "max", "weighted_mean", "last", "projection"]
 GraphPlacement = Literal["pre", "post", "both", "none"]
 
 IMAGE_SYSTEMS = frozenset({"flf", "dlf", "graphcape", "visual_only", "capeformer"})
@@ -38,6 +39,10 @@ class BackboneConfiguration(_Strict):
     depths: tuple[int, ...] = (2, 2, 18, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = Field(default=16, ge=2)
+    pretrained_windows: tuple[int, ...] = Field(
+        default=(),
+        description="Swin V2: the window of each stage in pretraining, to which positions are scaled; none: its own.",
+    )
     drop_path_rate: float = Field(default=0.3, ge=0, lt=1)
     weights: str = Field(
         default="stored",
@@ -48,6 +53,8 @@ class BackboneConfiguration(_Strict):
     def _one_head_count_per_stage(self) -> BackboneConfiguration:
         if len(self.depths) != len(self.heads):
             raise ValueError(f"{len(self.depths)} depths but {len(self.heads)} head counts")
+        if self.pretrained_windows and len(self.pretrained_windows) != len(self.depths):
+            raise ValueError(f"{len(self.depths)} depths but {len(self.pretrained_windows)} pretrained windows")
         return self
 
     @property
@@ -81,8 +88,10 @@ class TextConfiguration(_Strict):
 
     kind: Literal["gte", "bert", "clip"] = "gte"
     name: str = "gte-base-en-v1.5"
-    pooling: Literal["cls", "mean", "projection"] = Field(
-        default="cls", description="CLS state, mean over tokens, or CLIP's projected end-of-text state."
+    pooling: Pooling = Field(
+        default="cls",
+        description="CLS state; mean, maximum, mean weighted by position, or last state of the tokens; or CLIP's "
+        "projected end-of-text state.",
     )
     max_tokens: int = Field(default=77, ge=2, description="Tokens after which a text is cut, as published.")
     architecture: dict[str, Any] = Field(

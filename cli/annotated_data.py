@@ -1,4 +1,4 @@
-"""Options of commands that score on annotated pictures: which they are, and the pairs that are drawn of them."""
+"""Options of commands that evaluate on annotated images: the data, and the pairs drawn from it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def annotated_data(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --coco, --images, --split and --category; the command gets `data`, as `parse_data_source` takes it."""
 
-    @click.option("--coco", type=_PATH, help="COCO keypoint file or folder.  [default: procedural pictures]")
+    @click.option("--coco", type=_PATH, help="COCO keypoint file or folder.  [default: procedural images]")
     @click.option("--images", type=_FOLDER, help="Folder of its images.")
-    @click.option("--split", help="Part of the data.  [default: test for procedural pictures, all of a COCO file]")
+    @click.option("--split", help="Split of the data.  [default: test for procedural images, all of a COCO file]")
     @click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
     @functools.wraps(command)
     def with_data(

@@ -1,4 +1,4 @@
-"""A checkpoint of ours or a published one, by its path."""
+"""Loads a checkpoint by its path: a capeserve folder or a published file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def load_any(path: Path, text_encoder: Path | None, tokenizer: Path | None) -> Checkpoint:
-    """Loads a checkpoint; what is wrong with it ends the command with a clear message.
+    """Loads a checkpoint; an error ends the command with a clear message.
 
     Args:
         path: folder with config.json and model.safetensors, or a published .pth file.
-        text_encoder: Hugging Face folder of the text encoder, where a .pth file brings none.
-        tokenizer: tokenizer.json, where the checkpoint does not bring one.
+        text_encoder: Hugging Face folder of the text encoder, for a .pth file without one.
+        tokenizer: tokenizer.json, for a checkpoint without one.
     """
     from cape.checkpoints import CheckpointError, load_checkpoint
-    from cape.published import open_published
-    from cape.published_layouts import PublishedCheckpointError
-    from cape.towers import TowerError
+    from cape.pretrained.packages import PretrainedError
+    from cape.published.key_names import PublishedCheckpointError
+    from cape.published.reading import open_published
 
     try:
         if path.suffix in PUBLISHED_SUFFIXES:
             return open_published(path, text_encoder=text_encoder, tokenizer=tokenizer)[0]
         return load_checkpoint(path, tokenizer)
-    except (CheckpointError, PublishedCheckpointError, TowerError) as error:
+    except (CheckpointError, PublishedCheckpointError, PretrainedError) as error:
         raise click.ClickException(str(error)) from None

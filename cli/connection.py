@@ -1,4 +1,4 @@
-"""What every subcommand that calls a server has in common: options, and errors as one clear line."""
+"""Shared by subcommands that call a server: connection options, and errors as one line."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _FILE = click.Path(exists=True, dir_okay=False)
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where and how to connect, as the command line says."""
+    """Target and options of the connection."""
 
     target: str
     options: ConnectionOptions
 
     def client(self) -> Client:
-        """A client of that server; close it after use."""
+        """Opens a client; close it after use."""
         return Client(self.target, self.options)
 
 
 def connects(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the connection options to a command, which gets a `Connection` as the argument `connection`.
 
-    What fails in the command (calls, files, annotations) ends it with one line and exit code 1.
+    Errors of calls, files and annotations end the command with one line and exit code 1.
     """
 
     @click.option("--target", default="localhost:50051", show_default=True, envvar="CAPESERVE_TARGET", help="Server.")
@@ -50,12 +50,12 @@ def connects(command: Callable[..., Any]) -> Callable[..., Any]:
 def secures(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the connection options without the server's address; the command gets `ConnectionOptions` as `options`."""
 
-    @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds until a call is given up.")
+    @click.option("--timeout", type=float, default=30.0, show_default=True, help="Timeout of a call, in seconds.")
     @click.option("--tls", is_flag=True, help="Encrypt, trusting the system's root certificates.")
-    @click.option("--root-certificates", type=_FILE, help="PEM file of the certificates to trust instead.")
+    @click.option("--root-certificates", type=_FILE, help="PEM file of root certificates to trust instead.")
     @click.option("--client-certificate", type=_FILE, help="PEM file of this client's certificate.")
     @click.option("--client-key", type=_FILE, help="PEM file of its private key.")
-    @click.option("--token", envvar="CAPESERVE_TOKEN", help="API token; better in CAPESERVE_TOKEN.")
+    @click.option("--token", envvar="CAPESERVE_TOKEN", help="API token; preferably set CAPESERVE_TOKEN.")
     @functools.wraps(command)
     def secured(
         *,

@@ -1,4 +1,4 @@
-"""Where the command line prints."""
+"""Consoles and progress bars of the command line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for tables and lines of text that is printed as it is.
+    """A console for tables and unformatted text.
 
-    Away from a terminal lines are as long as they need to be, so that files and other programs get whole ones.
+    Outside a terminal lines are not wrapped, so that files and other programs get whole lines.
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 1000
@@ -22,10 +22,10 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def step_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows long work on the error stream: a bar on a terminal, elsewhere a line a step.
+    """Shows progress on the error stream: a bar on a terminal, elsewhere one line per step.
 
     Yields:
-        To be called with what is being done, steps done and steps in all.
+        A callback that takes the current activity, steps done and total steps.
     """
     errors = console(stderr=True)
     if not errors.is_terminal:

@@ -1,4 +1,4 @@
-"""`capeserve demo`: the whole way once, from a checkpoint to answers over gRPC, with pictures and a latency table."""
+"""`capeserve demo`: from a checkpoint to answers over gRPC, with images and a latency table."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from cli.consoles import console, step_progress
 from cli.server_process import ServerStartError, server_process
 
 PAIRS = (("astronaut", "grace_hopper"), ("grace_hopper", "astronaut"), ("cat", "raccoon"), ("raccoon", "cat"))
-"""Annotation files of the examples: a support, and a query whose annotation is the truth."""
+"""Annotation files of the examples: a support, and a query with ground truth."""
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 EPISODES, QUERIES = 2, 4
-"""Of each unseen category: enough for a number in seconds. `capeserve evaluate` measures with more."""
+"""Pairs per unseen category: enough for a figure within seconds. `capeserve evaluate` uses more."""
 
 FAILURES = 2
-"""Pictures of the worst predictions."""
+"""Images of the worst predictions to draw."""
 
 UNTRAINED = "Untrained model: the positions mean nothing"
 
@@ -37,15 +37,15 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class _Demonstration:
-    """What the steps of the demonstration share.
+    """Shared by the steps of the demonstration.
 
     Attributes:
         client: connected to the server.
-        supports: annotation of each photograph, by its name.
+        supports: annotation of each image, by name.
         names: resource name of each, once registered.
-        manifest: of the repository that is served.
-        output: where pictures and tables go.
-        out: where lines are printed.
+        manifest: of the served repository.
+        output: for images and tables.
+        out: console to print to.
     """
 
     client: Client
@@ -57,18 +57,18 @@ class _Demonstration:
 
 
 @click.command()
-@click.option("--output", type=_FOLDER, default="demo", show_default=True, help="Folder for everything that is made.")
+@click.option("--output", type=_FOLDER, default="demo", show_default=True, help="Output folder.")
 @click.option(
     "--checkpoint",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Run this one.  [default: `checkpoint` in the folder of the examples]",
+    help="Checkpoint to run.  [default: `checkpoint` in the folder of the examples]",
 )
-@click.option("--examples", type=_FOLDER, default=EXAMPLES, help="Folder of the photographs and their annotations.")
+@click.option("--examples", type=_FOLDER, default=EXAMPLES, help="Folder of the example images and annotations.")
 @click.option("--requests", type=click.IntRange(min=20), default=20, show_default=True, help="Requests to measure.")
-@click.option("--serve", is_flag=True, help="Instead of pictures and a table, leave the server running.")
-@click.option("--port", type=int, default=50051, show_default=True, help="Port of the server that --serve leaves.")
+@click.option("--serve", is_flag=True, help="Leave the server running instead of drawing images.")
+@click.option("--port", type=int, default=50051, show_default=True, help="Port of the server, with --serve.")
 def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, serve: bool, port: int) -> None:
-    """Export a model, serve it, register supports and find their keypoints in other photographs."""
+    """Export a model, serve it, register supports and find their keypoints in other images."""
     out = console()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
             _say_how_to_call(target, names, examples, output, out)
             try:
                 if process.wait() != 0:
-                    raise ServerStartError("the server ended; what it printed says why")
+                    raise ServerStartError("the server ended; its output says why")
             except KeyboardInterrupt:
                 out.print("stopping the server")
     except (AnnotationError, CapeError, ManifestError, OSError, ServerStartError) as error:
@@ -98,10 +98,10 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
 
 
 def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
-    """Exports the checkpoint, unless the repository was made from it by this version."""
+    """Exports the checkpoint, unless this version has exported it before."""
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint
-        from cape.towers import TowerError
+        from cape.pretrained.packages import PretrainedError
         from export.graph import ExportError
         from export.repository import export_repository
     except ModuleNotFoundError as error:
@@ -115,12 +115,12 @@ def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
         out.print(f"exporting {checkpoint} to {repository}")
         with step_progress() as progress:
             return export_repository(loaded, repository, force=True, progress=progress).manifest
-    except (CheckpointError, ExportError, TowerError) as error:
+    except (CheckpointError, ExportError, PretrainedError) as error:
         raise click.ClickException(str(error)) from None
 
 
 def _kept(repository: Path) -> Manifest | None:
-    """The manifest of a repository; None where there is none that this version reads."""
+    """The manifest of a repository; None if this version cannot read one there."""
     try:
         return read_manifest(repository)
     except ManifestError:
@@ -128,7 +128,7 @@ def _kept(repository: Path) -> Manifest | None:
 
 
 def _estimate(demonstration: _Demonstration) -> None:
-    """Answers every pair, and writes support and answer side by side."""
+    """Estimates every pair and draws support and answer side by side."""
     from cape.drawing import side_by_side, write_image
 
     banner = None if demonstration.manifest.source.trained else UNTRAINED
@@ -162,7 +162,7 @@ def _draw(
     scores: npt.NDArray[np.float32] | None,
     located: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint8]:
-    """The part of a photograph around its box, with keypoints."""
+    """The part of an image around its box, with keypoints."""
     from cape.drawing import draw_pose, read_image
 
     assert photograph.image is not None
@@ -188,14 +188,14 @@ def _box(example: SupportExample) -> Box:
 
 
 def _mean_error(instance: PoseInstance, truth: SupportExample) -> float:
-    """Mean distance from the truth as a share of the box's longer side, over the keypoints that both locate."""
+    """Mean distance from the ground truth as a fraction of the box's longer side, over keypoints that both locate."""
     both = instance.located & truth.visible
     distances = np.linalg.norm(instance.keypoints - truth.keypoints, axis=1)[both]
     return float(distances.mean() / max(instance.box.width, instance.box.height))
 
 
 def _score(demonstration: _Demonstration, target: str) -> None:
-    """Measures how well the running service does on categories that it was not trained on, and shows its failures."""
+    """Measures the running service on unseen categories, and draws its failures."""
     from cape.data.sources import SyntheticSource, open_dataset
     from cape.drawing import write_image
     from cape.evaluation.configuration import EvaluationConfiguration
@@ -254,7 +254,7 @@ def _measure(demonstration: _Demonstration, requests: int) -> None:
             "The paper's row: the same system with Swin V2-S and gte-base, 195.7 M parameters, on an RTX 3060."
         )
     if not manifest.source.trained:
-        notes.append(f"{UNTRAINED}; how long they take does not depend on that.")
+        notes.append(f"{UNTRAINED}; latency does not depend on that.")
     demonstration.out.print(latency_table(latency, performance.paper, notes))
     path = demonstration.output / "latency.md"
     path.write_text(latency_markdown(latency, performance.paper, notes), encoding="utf-8")
@@ -262,7 +262,7 @@ def _measure(demonstration: _Demonstration, requests: int) -> None:
 
 
 def _say_how_to_call(target: str, names: dict[str, str], examples: Path, output: Path, out: Console) -> None:
-    """Prints what is registered, and two commands to copy."""
+    """Prints the registered supports, and two commands to copy."""
     for name, resource in names.items():
         out.print(f"{resource}  {name}")
     query = str(examples / "grace_hopper.jpg")

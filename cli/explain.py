@@ -1,4 +1,4 @@
-"""`capeserve explain`: figures that show why keypoints are found where they are."""
+"""`capeserve explain`: similarity maps and attention of a prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cape.predictor import Prediction
 
 MAX_KEYPOINTS = 6
-"""Columns of a figure where nobody said which."""
+"""Default number of columns of a figure."""
 
 UNTRAINED = "The weights of this checkpoint are random: the maps show how the figure reads, and nothing else."
 
@@ -39,14 +39,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(file_okay=False, path_type=Path),
     help="Write IMAGE_explained.png for each image into this folder.",
 )
-@click.option("--keypoints", metavar="NAME,...", help=f"Show maps of these.  [default: up to {MAX_KEYPOINTS} apart]")
+@click.option(
+    "--keypoints", metavar="NAME,...", help=f"Show maps of these keypoints.  [default: up to {MAX_KEYPOINTS} apart]"
+)
 @box_option
 @click.option(
     "--text-encoder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Hugging Face folder of the text encoder, where a .pth file brings none.",
+    help="Hugging Face folder of the text encoder, for a .pth file without one.",
 )
-@click.option("--tokenizer", type=_FILE, help="tokenizer.json, where the checkpoint does not bring one.")
+@click.option("--tokenizer", type=_FILE, help="tokenizer.json, for a checkpoint without one.")
 def explain(
     images: tuple[Path, ...],
     checkpoint: Path,
@@ -57,7 +59,7 @@ def explain(
     text_encoder: Path | None,
     tokenizer: Path | None,
 ) -> None:
-    """Show why keypoints are found where they are.
+    """Draw similarity maps and attention behind a prediction.
 
     A figure for each image (and each box): the support with its skeleton, the query with the prediction, and for
     each keypoint its similarity map and the cross-attention of the last decoder layer. Runs in PyTorch, no server
@@ -98,7 +100,7 @@ def explain(
 
 
 def _indices(support: SupportDefinition, names: str | None) -> list[int]:
-    """Indices of the keypoints that are named; none where nobody said."""
+    """Indices of the named keypoints; empty if none is named."""
     indices = []
     for name in (part.strip() for part in (names or "").split(",") if part.strip()):
         if name not in support.names:
@@ -110,7 +112,7 @@ def _indices(support: SupportDefinition, names: str | None) -> list[int]:
 
 
 def _apart(prediction: Prediction) -> Sequence[int]:
-    """Keypoints to show: of those that the support describes, some that lie apart in the prediction."""
+    """Keypoints to show: some of the support's that lie apart in the prediction."""
     from cape.explanation import spread_out
 
     located = prediction.located.nonzero()[0]

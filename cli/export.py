@@ -1,4 +1,4 @@
-"""`capeserve export`: from a checkpoint to a repository that the service and Triton read."""
+"""`capeserve export`: from a checkpoint to a model repository."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Folder with config.json and model.safetensors, or a published .pth file (GraphCape, CapeX, CapeFormer).",
+    help="Folder with config.json and model.safetensors, or a published .pth file (GraphCape, CapeX or CapeFormer on "
+    "Swin V2).",
 )
 @click.option(
     "--untrained",
@@ -126,9 +127,9 @@ def export(
     try:
         from cape.checkpoints import CheckpointError, load_checkpoint, untrained_checkpoint
         from cape.configuration import ConfigurationError
-        from cape.published import open_published
-        from cape.published_layouts import PublishedCheckpointError
-        from cape.towers import TowerError
+        from cape.pretrained.packages import PretrainedError
+        from cape.published.key_names import PublishedCheckpointError
+        from cape.published.reading import open_published
         from export.graph import ExportError
         from export.repository import export_repository
         from export.tensorrt.engines import EngineRequest, build_engines, check_request, engine_parity, serve_plans
@@ -162,7 +163,7 @@ def export(
                 serve_plans(output, built, request, options)
                 progress("comparing the precision with float32", 0, 1)
                 parity = engine_parity(source, output, built, request)
-    except (CheckpointError, ConfigurationError, ExportError, PublishedCheckpointError, TowerError) as error:
+    except (CheckpointError, ConfigurationError, ExportError, PublishedCheckpointError, PretrainedError) as error:
         raise click.ClickException(str(error)) from None
     finished(exported, output, engine_tables(built, request, parity) if request is not None else ())
 
@@ -174,7 +175,7 @@ export.add_command(vllm)
 def engine_tables(
     built: Sequence[BuiltEngine], request: EngineRequest, parity: Sequence[ParityEntry]
 ) -> tuple[Table, Table]:
-    """What was built, and how far its precision moves the answers."""
+    """Tables of the built engines and of the cost of their precision."""
     engines = Table(title=f"TensorRT engines, {', '.join(request.targets) or 'this GPU'}")
     for heading in ("component", "MiB", "profiles", "products in half precision", "in float32"):
         engines.add_column(heading, justify="left" if heading == "component" else "right")

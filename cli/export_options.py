@@ -1,4 +1,4 @@
-"""What `capeserve export` and its subcommands have in common: where to write, and the parity table."""
+"""Shared by `capeserve export` and its subcommands: destination options and the parity table."""
 
 from __future__ import annotations
 

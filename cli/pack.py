@@ -1,4 +1,4 @@
-"""`capeserve pack`: a checkpoint small enough to hand on."""
+"""`capeserve pack`: a smaller checkpoint for distribution."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--output", type=_FOLDER, required=True, help="Folder of the packed checkpoint; another one.")
+@click.option("--output", type=_FOLDER, required=True, help="Folder of the packed checkpoint.")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
     default="float16",
     show_default=True,
-    help="What weights are stored as; they are computed with in float32 all the same.",
+    help="Precision of the stored weights; computation stays in float32.",
 )
 def pack(checkpoint: Path, output: Path, dtype: str) -> None:
-    """Store a checkpoint in half precision, without towers that installed packages hold."""
+    """Store a checkpoint in half precision, without encoders that installed packages contain."""
     import torch
 
     from cape.capellm.configuration import is_capellm
@@ -58,7 +58,7 @@ def _pack_capellm(checkpoint: Path, output: Path, stored: torch.dtype) -> None:
 
 
 def _check_range(model: torch.nn.Module, stored: torch.dtype) -> None:
-    """Ends the command where a weight becomes infinite."""
+    """Ends the command if a weight overflows."""
     import torch
 
     for name, value in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""`capeserve serve`: a flag for every field of `service.settings.Settings`."""
+"""`capeserve serve`: one flag per field of `service.settings.Settings`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callabl
 
 
 def _default(field: FieldInfo) -> str:
-    """What help says of a field's default; nothing where the description does."""
+    """The default shown in the help; empty if the description states it."""
     default = field.default
     if field.is_required() or field.default_factory or default in (None, "", ()):
         return ""
@@ -83,6 +83,6 @@ def serve(config: Path | None, **flags: object) -> None:
     except StartError as error:
         raise click.ClickException(str(error)) from None
     if not ended:
-        # Python waits for threads before it exits, and this one may never end.
+        # Python waits for threads before it exits, and a hanging engine's thread may never end.
         logging.shutdown()
         os._exit(1)

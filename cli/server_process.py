@@ -1,4 +1,4 @@
-"""A server in a process of its own, as `capeserve serve` starts it."""
+"""Runs `capeserve serve` in its own process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cape.client import Client
 from cape.client.errors import UnavailableError
 
 _COMMAND = (sys.executable, "-c", "from cli.main import main; main()", "serve")
-"""What the command `capeserve serve` runs, whether or not its folder is on PATH."""
+"""The command line of `capeserve serve`, independent of PATH."""
 
 _STOP_SECONDS = 40.0
-"""A server finishes what runs before it ends; its own limit is 30 s."""
+"""Seconds until a stopping server is killed; it finishes running calls within 30 s."""
 
 
 class ServerStartError(RuntimeError):
-    """The server ended instead of serving; the message is the last line that it printed, or why there is none."""
+    """The server ended before it was ready; the message is its last line of output."""
 
 
 @contextmanager
@@ -35,22 +35,22 @@ def server_process(
     ready_seconds: float = 120.0,
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Runs a server until the block is left; supports are kept in its memory only.
+    """Runs a server for the duration of a block; supports are kept in memory only.
 
-    In the main thread SIGTERM ends the block as Ctrl-C does, so that no server is left behind.
+    In the main thread SIGTERM ends the block like Ctrl-C, so that no server stays behind.
 
     Args:
-        repository: what `capeserve export` wrote.
-        port: where it listens; 0 for a free port.
-        log: file for what it prints; None for this process's own error stream.
-        ready_seconds: how long it may take to become ready.
-        settings: others of `service.settings.Settings`, by name.
+        repository: an exported repository.
+        port: to listen on; 0 for a free port.
+        log: file for its output; None for this process's error stream.
+        ready_seconds: seconds until it must be ready.
+        settings: other settings of `service.settings.Settings`, by name.
 
     Yields:
-        The process, and "host:port".
+        The process and its target, "host:port".
 
     Raises:
-        ServerStartError: it ended, or did not become ready.
+        ServerStartError: it ended or did not become ready in time.
     """
     port = free_port(port)
     target = f"127.0.0.1:{port}"
@@ -75,7 +75,7 @@ def server_process(
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Lets SIGTERM raise KeyboardInterrupt, so that what must be undone is; only the main thread can."""
+    """Makes SIGTERM raise KeyboardInterrupt, so that clean-up runs; only possible in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,13 +98,13 @@ def _flags(settings: Mapping[str, object]) -> Iterator[str]:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port if nobody listens on it; any free one for 0."""
+    """The given port if it is free; any free one for 0."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError:
-            raise ServerStartError(f"port {wanted} is taken by another program") from None
+            raise ServerStartError(f"port {wanted} is in use by another program") from None
         return int(probe.getsockname()[1])
 
 

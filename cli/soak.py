@@ -1,4 +1,4 @@
-"""`capeserve soak`: mixed traffic under random faults, ended with a count of what became of it."""
+"""`capeserve soak`: mixed traffic under injected faults, with a count of the outcomes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from cli.consoles import console
     help="Exported repository; its default system must take images and texts.",
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
+@click.option("--callers", type=click.IntRange(min=1), default=12, show_default=True, help="Number of client threads.")
 @click.option(
-    "--callers", type=click.IntRange(min=1), default=12, show_default=True, help="Threads that send requests."
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of servers; several need --redis.",
 )
 @click.option(
-    "--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Servers; several need --redis."
-)
-@click.option(
-    "--redis", is_flag=True, help="Keep supports in a Redis of its own (needs redis-server), and disturb it too."
+    "--redis", is_flag=True, help="Keep supports in a private Redis (needs redis-server), and disturb it too."
 )
 @click.option(
     "--fault-rate",
     type=click.FloatRange(0, 1),
     default=0.002,
     show_default=True,
-    help="Share of the engine's runs that raise, hang or answer nonsense.",
+    help="Fraction of engine runs that raise, hang or answer nonsense.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of supports, images and traffic.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of supports, images and traffic.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -54,9 +56,9 @@ def soak(
     output: Path,
     name: str,
 ) -> None:
-    """Send mixed traffic to real servers while they are killed, stopped and starved, and count what becomes of it.
+    """Send mixed traffic to real servers while they are killed, stopped and starved, and count the outcomes.
 
-    Ends with 0 only if no answer was wrong and nothing was lost.
+    The exit code is 0 only if no answer was wrong and nothing was lost.
     """
     from benchmarks.harness.machine import describe_machine
     from benchmarks.soak.report import document, write_results

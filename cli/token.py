@@ -1,4 +1,4 @@
-"""`capeserve token`: makes, lists and revokes the API tokens of a server."""
+"""`capeserve token`: creates, lists and revokes API tokens."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ _file = click.option(
     required=True,
     envvar="CAPESERVE_TOKENS",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The token file; servers that have it read it again within a second or two.",
+    help="Token file; servers reload it within a second or two.",
 )
 
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke the API tokens of a server.
+    """Create, list and revoke the API tokens of a server.
 
-    A server started with --tokens FILE answers only calls that bring one of the file's tokens. The file holds their
+    A server started with --tokens FILE answers only calls with one of the file's tokens. The file holds their
     digests and limits; the token itself is shown once.
     """
 
 
 @token.command()
 @_file
-@click.option("--tenant", required=True, help="Whose token: what it registers, only tokens of this tenant see.")
-@click.option("--requests-per-second", type=float, help="Most calls and items of batches and streams per second.")
-@click.option("--burst", type=int, help="Most of them at once after a pause.  [default: a second's worth]")
-@click.option("--max-in-flight", type=int, help="Most calls and streams at a time.")
+@click.option("--tenant", required=True, help="Tenant of the token; its supports are visible to this tenant only.")
+@click.option(
+    "--requests-per-second", type=float, help="Limit of calls and of items of batches and streams per second."
+)
+@click.option("--burst", type=int, help="Burst allowed after a pause.  [default: a second's worth]")
+@click.option("--max-in-flight", type=int, help="Limit of concurrent calls and streams.")
 @click.option("--max-message-bytes", metavar="SIZE", help="Largest message, such as 8MiB.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="How long it is good.  [default: for ever]")
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), help="Lifetime of the token.  [default: unlimited]"
+)
 def create(
     path: Path,
     tenant: str,
@@ -50,7 +54,7 @@ def create(
     max_message_bytes: str | None,
     days: float | None,
 ) -> None:
-    """Make a token, and print it: this once, and nothing else on standard output."""
+    """Create a token and print it. It is shown only once; standard output has nothing else."""
     from pydantic import ValidationError
 
     from service.access.api_tokens import TokenFile, digest, new_token
@@ -93,7 +97,7 @@ def show(path: Path) -> None:
 @_file
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def revoke(path: Path, ids: tuple[str, ...]) -> None:
-    """Take tokens out of the file: servers refuse them from then on."""
+    """Revoke tokens: remove them from the file, after which servers refuse them."""
     from service.access.api_tokens import TokenFile
 
     known = _read(path)

@@ -67,8 +67,8 @@ def train(
 
         from cape.checkpoints import CheckpointError
         from cape.data.dataset import DatasetError
-        from cape.published_layouts import PublishedCheckpointError
-        from cape.towers import TowerError
+        from cape.pretrained.packages import PretrainedError
+        from cape.published.key_names import PublishedCheckpointError
         from cape.training.configuration import TrainingConfigurationError
         from cape.training.kinds import TokenizerError, read_run
         from cape.training.state import TrainingStateError
@@ -89,7 +89,7 @@ def train(
         FloatingPointError,
         PublishedCheckpointError,
         TokenizerError,
-        TowerError,
+        PretrainedError,
         TrainingConfigurationError,
         TrainingStateError,
     ) as error:

@@ -1,4 +1,4 @@
-"""`capeserve triton`: a real Triton server on this machine, without a container."""
+"""`capeserve triton`: a local Triton server without a container."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from cli.consoles import console
 
 
 @click.command()
-@click.option(
-    "--repository", required=True, type=click.Path(path_type=Path), help="Folder that `capeserve export` wrote."
-)
+@click.option("--repository", required=True, type=click.Path(path_type=Path), help="Exported repository.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--http-port", default=8000, show_default=True, help="KServe v2 over HTTP; 0 takes a free port.")
 @click.option("--grpc-port", default=8001, show_default=True, help="KServe v2 over gRPC, for `serve --triton-url`.")
@@ -21,7 +19,7 @@ from cli.consoles import console
 @click.option("--cache-bytes", default=64 << 20, show_default=True, help="Response cache, for text embeddings.")
 @click.option("--gpu", is_flag=True, help="Run the models with CUDA: installs ONNX Runtime for GPUs, 2 GB.")
 @click.option(
-    "--home", type=click.Path(path_type=Path), help="Where the server is installed, once. [default: the user's cache]"
+    "--home", type=click.Path(path_type=Path), help="Installation folder of the server.  [default: the user's cache]"
 )
 def triton(
     repository: Path,
@@ -33,10 +31,10 @@ def triton(
     gpu: bool,
     home: Path | None,
 ) -> None:
-    """Serve a repository with a real Triton, for development and tests, until SIGTERM or Ctrl-C.
+    """Serve a repository with a local Triton server, for development and tests, until SIGTERM or Ctrl-C.
 
-    The server comes out of the PyPI wheel nvidia-pytriton, on Linux and x86-64, into an environment of its own. It
-    computes on CPUs, or with --gpu on the cards that it finds. For production NVIDIA's container serves the folder.
+    The server is installed from the PyPI wheel nvidia-pytriton (Linux, x86-64) into its own environment. It runs on
+    CPUs, or with --gpu on all GPUs. In production, use NVIDIA's container.
     """
     from export.triton.local.environment import TritonSetupError, default_home, install
     from export.triton.local.server import Ports, TritonStartError, check_repository, supervise, triton_server

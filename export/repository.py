@@ -206,7 +206,7 @@ def _write(
     variants = write_gpu_variants(system, parts, graphs, folder, step) if gpu_graphs else {}
     progress("done", steps, steps)
     manifest = _manifest(checkpoint, parts, graphs, variants, text, parity, parameters)
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(manifest.with_scheduling().model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Exported(manifest, configuration.system, differences.ties)
 
 

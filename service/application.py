@@ -12,22 +12,22 @@ from pathlib import Path
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching.batcher import Batcher
-from service.engines.base import Engine, RowRunner
+from service.engines.base import BatchRunner, Engine
 from service.engines.choice import load_engine
 from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
-from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.memory import return_freed_memory
 from service.pipelines.assembly import Pipelines
+from service.pipelines.query import Estimation
 from service.settings import Settings
-from service.supports.observed import ObservedRegistry
 from service.supports.registry import RegistryError, SupportRegistry
+from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.supports.store import Supports
-from service.telemetry.context import Tracer
 from service.telemetry.metrics import Metrics
 from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.request_context import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Application:
 
     manifest: Manifest
     default_system: str
-    runner: RowRunner
+    runner: BatchRunner
     supports: Supports
     estimation: Estimation
     metrics: Metrics
@@ -135,7 +135,7 @@ async def open_application(
 
 async def _open_runner(
     settings: Settings, manifest: Manifest, engine: Engine | None, stack: AsyncExitStack
-) -> tuple[RowRunner, Metrics]:
+) -> tuple[BatchRunner, Metrics]:
     """What runs the models, and the metrics that it reports to; the stack closes it.
 
     Raises:
@@ -170,7 +170,7 @@ async def _open_runner(
     return batcher, metrics
 
 
-async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[RowRunner, Metrics]:
+async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[BatchRunner, Metrics]:
     try:
         from service.engines.triton import TritonEngine
     except ModuleNotFoundError as error:

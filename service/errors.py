@@ -1,6 +1,6 @@
 """What can go wrong, in the service's own words.
 
-Errors are raised where they are understood, as one of these; `service.handlers.status` turns them into gRPC
+Errors are raised where they are understood, as one of these; `service.handlers.error_statuses` turns them into gRPC
 statuses with google.rpc details. Anything else that escapes is our own fault, and becomes INTERNAL.
 """
 

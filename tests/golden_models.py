@@ -19,8 +19,8 @@ import torch
 
 from cape.checkpoints import load_state
 from cape.models.system import Pose, System
-from cape.published import recognise
-from cape.published_layouts import convert
+from cape.published.key_names import convert
+from cape.published.recognition import recognise
 from export.components import components
 from export.graph import write_graph
 from export.parity import Runtime, run_chain

@@ -1,8 +1,8 @@
-"""Table 6 at small scale: every way of describing a support, trained alike and compared on unseen categories.
+"""Table 6 at small scale: every modality and fusion, trained alike and compared on unseen categories.
 
-Every run is a training run from the same configuration but for the system and the seed, which decides its initial
-weights, its episodes and its augmentation; so runs of equal seeds see the same episodes. A run is recorded when it is
-over: an ablation that is interrupted goes on where it was, and several processes may share the work.
+Runs differ only in the system and the seed, which determines initial weights, episodes and augmentation; runs of equal
+seeds see the same episodes. Each finished run is recorded, so an interrupted ablation resumes, and several processes
+may share the work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cape.training.loop import LAST, StepReport
 from cape.training.run import Reporting, train
 
 SETTINGS: tuple[SystemName, ...] = ("visual_only", "textual_only", "flf", "dlf", "capex", "graphcape")
-"""Table 6's four, and the two models that the paper compares itself with."""
+"""The four settings of Table 6, and the two models that the paper compares with."""
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25)
 
@@ -34,20 +34,20 @@ PAPER = {"visual_only": 89.28, "textual_only": 90.58, "flf": 90.96, "dlf": 90.93
 """PCK@.2 in Table 6, averaged over the five splits of MP-100, in percent."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done and steps in all."""
+"""Called with the current activity, steps done and total steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one training run came to.
+    """Result of one training run.
 
     Attributes:
         system, seed: which one.
         steps: optimiser steps.
-        minutes: of training, on whatever else the machine did.
-        pairs: pairs that it was scored on.
+        minutes: of training, wall clock.
+        pairs: pairs that it was evaluated on.
         pck: threshold → PCK on unseen categories, 0–1.
-        loss: mean of the last rows of its log.
+        loss: mean of the last lines of its log.
     """
 
     system: SystemName
@@ -76,15 +76,15 @@ class Summary:
 
 
 def for_system(base: TrainingConfiguration, system: SystemName, seed: int) -> TrainingConfiguration:
-    """The base configuration with another system and seed: towers, head, data, losses and budget stay.
+    """The base configuration with another system and seed; encoders, head, data, losses and budget stay.
 
     Args:
         base: of an FLF.
         system: which one.
-        seed: of everything that is drawn.
+        seed: of all random numbers.
     """
     model = base.model.model_dump()
-    # What only systems with both modalities have goes; the rest of the model is the same block by block.
+    # Only the blocks that need both modalities are dropped; the rest of the model stays the same.
     model |= {"system": system, "modality_dropout": False}
     if system not in TEXT_SYSTEMS:
         model["text"] = None
@@ -103,17 +103,17 @@ def measure_run(
     folder: Path,
     progress: Progress,
 ) -> Run:
-    """Trains and scores one setting, or reads what an earlier call recorded.
+    """Trains and evaluates one setting, or reads an earlier record.
 
     Args:
         base: see `for_system`.
         system, seed: which run.
         evaluation: fields of an `EvaluationConfiguration`: the unseen categories.
-        folder: where runs are kept, a folder each.
-        progress: told often.
+        folder: of the runs, one subfolder each.
+        progress: called often.
 
     Raises:
-        DatasetError, CheckpointError, TowerError: as `train`.
+        DatasetError, CheckpointError, PretrainedError: as `train`.
         ValueError: the folder holds a run of another configuration.
     """
     configuration = for_system(base, system, seed)
@@ -160,7 +160,7 @@ def measure_run(
 
 
 def recorded_runs(folder: Path) -> list[Run]:
-    """Every run that is over, in the order of `SETTINGS` and seeds."""
+    """Every finished run, ordered by `SETTINGS` and seed."""
     runs = [Run(**json.loads(path.read_text(encoding="utf-8"))["run"]) for path in folder.glob("*/ablation.json")]
     return sorted(runs, key=lambda run: (SETTINGS.index(run.system), run.seed))
 

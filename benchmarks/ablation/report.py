@@ -16,7 +16,7 @@ SHOWN = ("0.05", "0.1", "0.2")
 
 
 def document(runs: Sequence[Run]) -> dict[str, Any]:
-    """Every number."""
+    """All numbers as JSON."""
     return {"runs": [asdict(run) for run in runs], "summaries": [asdict(summary) for summary in summarise(runs)]}
 
 
@@ -63,7 +63,7 @@ def tables(runs: Sequence[Run]) -> list[ReportTable]:
 
 
 def _verdicts(runs: Sequence[Run]) -> list[str]:
-    """Whether fusion beats each modality by itself, seed by seed: Table 6's claim."""
+    """Whether fusion beats each single modality, seed by seed, as Table 6 claims."""
     found = {(run.system, run.seed): run.pck["0.2"] for run in runs}
     verdicts = []
     for fused in ("flf", "dlf"):
@@ -83,7 +83,7 @@ def _verdicts(runs: Sequence[Run]) -> list[str]:
 
 
 def _twins(runs: Sequence[Run]) -> list[str]:
-    """Systems whose every run came to the same as another's: with towers and head alike they are the same network."""
+    """Systems whose runs all equal another's: with the same encoders and head they are the same network."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
         found.setdefault(run.system, {})[run.seed] = run.pck

@@ -1,8 +1,8 @@
-"""What serving costs in accuracy: `capeserve bench accuracy`.
+"""The accuracy cost of serving: `capeserve bench accuracy`.
 
-The same test pairs, asked of the checkpoint in PyTorch float32, of exported repositories in every engine and precision
-that this machine has, and of a running service over gRPC. PCK tells what it costs on average, keypoint by keypoint
-differences whether anything has moved at all.
+The same test pairs go to the checkpoint in PyTorch float32, to exported repositories in every engine and precision of
+this machine, and to a running service over gRPC. PCK shows the average cost, keypoint distances whether anything moved
+at all.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from cape.evaluation.service import ServiceEstimator
 Progress = Callable[[str], None]
 
 Open = Callable[[], contextlib.AbstractContextManager[Estimator]]
-"""Opens what makes predictions; it is closed on leaving."""
+"""Opens an estimator for the duration of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far keypoints are from the reference's, as shares of the longer side of the query's box.
+    """Distance of keypoints from the reference's, as fractions of the longer side of the query's box.
 
     Attributes:
-        median, p99, largest: over all keypoints that both have located.
+        median, p99, largest: over all keypoints that both located.
     """
 
     median: float
@@ -48,13 +48,13 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way of getting answers.
+    """One estimator that is compared.
 
     Attributes:
-        name: what tables call it.
+        name: shown in tables.
         described: the estimator's own name, with engine, precision and version.
         scores: over all pairs.
-        moved: against the reference; None for the reference.
+        moved: distance from the reference; None for the reference.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several ways of answering the same pairs.
+    """Several estimators on the same pairs.
 
     Attributes:
         data: name of the data set.
@@ -76,7 +76,7 @@ class Comparison:
     ways: tuple[Way, ...]
 
     def lost(self, way: Way, threshold: float) -> float:
-        """PCK that a way loses against the reference, in points (hundredths); below 0 where it gains."""
+        """PCK lost against the reference, in percentage points; negative for a gain."""
         return 100 * (self.ways[0].scores.pck_at(threshold) - way.scores.pck_at(threshold))
 
 
@@ -89,16 +89,16 @@ def served_accuracy(
     settings: Mapping[str, object],
     progress: Progress = lambda text: None,
 ) -> Comparison:
-    """PyTorch against every engine in this process, and against a service.
+    """Compares PyTorch with every engine in this process and with a service.
 
     Args:
         dataset: where the plan's objects are.
         plan: the pairs.
         checkpoint: the reference.
         repositories: exported from it.
-        serve: starts a server of each.
+        serve: starts a server for each.
         settings: of the servers.
-        progress: told what is being measured.
+        progress: called with what is being measured.
 
     Raises:
         EstimationError, DatasetError, MissingModalityError: as `run_pairs`.
@@ -118,14 +118,14 @@ def reduced_accuracy(
     megapixels: float,
     progress: Progress = lambda text: None,
 ) -> Comparison:
-    """Large JPEGs decoded in full against the same decoded at the scale that their crops need.
+    """Compares large JPEGs decoded in full with the same decoded at the scale that their crops need.
 
     Args:
         dataset: where the plan's objects are; they are enlarged.
         plan: the pairs.
         repository: answers, in ONNX Runtime.
         megapixels: of the JPEGs.
-        progress: told what is being measured.
+        progress: called with what is being measured.
     """
     choice = EngineChoice("onnxruntime")
 
@@ -140,13 +140,13 @@ def reduced_accuracy(
 def compare(
     dataset: KeypointDataset, plan: TestPlan, ways: Mapping[str, Open], progress: Progress = lambda text: None
 ) -> Comparison:
-    """Asks everybody about the same pairs.
+    """Runs every estimator on the same pairs.
 
     Args:
         dataset: where the plan's objects are.
         plan: the pairs.
         ways: by name; the first is the reference.
-        progress: told what is being measured.
+        progress: called with what is being measured.
     """
     measured: list[Way] = []
     reference: EvaluationRun | None = None
@@ -161,7 +161,7 @@ def compare(
 
 
 def moved(reference: EvaluationRun, other: EvaluationRun) -> Moved:
-    """How far one run's keypoints are from another's, on the same pairs."""
+    """Distance between the keypoints of two runs on the same pairs."""
     distances = []
     for known, found in zip(reference.results, other.results, strict=True):
         both = known.pose.located & found.pose.located

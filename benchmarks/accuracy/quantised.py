@@ -1,4 +1,4 @@
-"""What quantising costs in accuracy: the gate of `capeserve quantise`."""
+"""The accuracy gate of `capeserve quantise`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cape.geometry import Crop
 from cape.manifest import Manifest
 
 JUDGED_AT = 0.2
-"""Threshold of the PCK that the gate looks at."""
+"""PCK threshold of the gate."""
 
 Progress = Callable[[str], None]
 
@@ -25,10 +25,10 @@ Progress = Callable[[str], None]
 def calibration_crops(
     dataset: KeypointDataset, plan: TestPlan, manifest: Manifest, count: int, seed: int
 ) -> list[npt.NDArray[np.uint8]]:
-    """Crops of objects that no pair of the plan has, so that the check sees what the calibration did not.
+    """Calibration crops of objects outside the plan's pairs, so that the check uses unseen objects.
 
     Args:
-        dataset: where they are from.
+        dataset: source of the crops.
         plan: what the accuracy will be checked on.
         manifest: gives size and padding of the crops.
         count: how many.
@@ -55,7 +55,7 @@ def calibration_crops(
 def compare_repositories(
     dataset: KeypointDataset, plan: TestPlan, before: Path, after: Path, progress: Progress = lambda text: None
 ) -> Comparison:
-    """The same pairs asked of a repository and of what was made of it, both in ONNX Runtime."""
+    """Compares a repository with its quantised version on the same pairs, both in ONNX Runtime."""
 
     def way(repository: Path) -> Open:
         return lambda: contextlib.closing(ExportedEstimator(repository))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = (0.05, 0.2)
-"""Thresholds of PCK that the tables have."""
+"""PCK thresholds in the tables."""
 
 HEADER = (
     "answers of",
@@ -27,7 +27,7 @@ HEADER = (
 
 
 def tables(comparisons: Sequence[Comparison], notes: Sequence[str] = ()) -> tuple[ReportTable, ...]:
-    """A table a data set; `notes` of the pairs stand below the first."""
+    """One table per data set; `notes` follow the first."""
     explained = (
         "Lost: PCK of the first row less that of this one; below 0 where it gains.",
         "Moved: distance to the first row's keypoints, % of the longer side of the query's box, over all keypoints "
@@ -47,7 +47,7 @@ def tables(comparisons: Sequence[Comparison], notes: Sequence[str] = ()) -> tupl
 
 
 def document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Everything as JSON: shares, and what was lost in points."""
+    """Everything as JSON: fractions, and losses in percentage points."""
     return {
         "thresholds": THRESHOLDS,
         "comparisons": [
@@ -64,7 +64,7 @@ def document(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def draw(comparisons: Sequence[Comparison], figure: Figure) -> None:
-    """PCK over its threshold's smaller and larger value, a bar a way."""
+    """Bars of PCK at the smaller and the larger threshold."""
     for place, comparison in enumerate(comparisons, start=1):
         axes = figure.add_subplot(len(comparisons), 1, place)
         names = [way.name for way in comparison.ways]

@@ -1,7 +1,7 @@
-"""CapeLLM's keypoints as one batch over a shared prefix, against a prompt a keypoint: the language model's work.
+"""CapeLLM's keypoints decoded as one batch over a shared prefix, compared with one prompt per keypoint.
 
-Both ways get the same image tokens, so the vision tower is outside (the public code runs it for every prompt), and
-they take turns, so that a busy machine is equally busy for both.
+Both get the same image tokens, so the image encoder is not measured (the public code runs it for every prompt). The two
+are interleaved, so that a busy machine affects both alike.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ STAND_IN: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One number of keypoints, both ways.
+    """Both methods at one number of keypoints.
 
     Attributes:
         keypoints: K.

@@ -41,12 +41,12 @@ SYSTEM = "capellm"
 KEYPOINTS = 17
 
 Serve = Callable[[Path], AbstractContextManager[str]]
-"""Serves a repository in a process of its own; gives the target to call."""
+"""Serves a repository in its own process; yields the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryCost:
-    """What a query of 17 keypoints costs; a support costs nothing that a query does not pay again.
+    """Cost of a query of 17 keypoints; nothing of a support is shared between queries.
 
     Attributes:
         parameters: of the whole model.
@@ -71,7 +71,7 @@ class CapeLlmRow:
         answers: answers of the exported stand-in that were compared with PyTorch's; an export is refused unless all
             are equal token for token.
         scores: largest difference of their scores.
-        served: largest difference of a keypoint between the running service and PyTorch, in pixels of the photograph.
+        served: largest difference of a keypoint between the running service and PyTorch, in pixels of the image.
     """
 
     published: QueryCost
@@ -90,7 +90,7 @@ def measure_capellm(support: Path, photograph: Path, serve: Serve) -> CapeLlmRow
     height, width = image.shape[:2]
     crop = Crop.around(
         0, 0, width, height, size=configuration.vision.image_size, padding=configuration.box_padding
-    )  # what a request without a box asks about
+    )  # the box of a request without one
     located = predictor.locate(predictor.encode([crop.extract(image)]), predictor.prompts(definition))
     expected = crop.to_image(located.keypoints.numpy())
     checkpoint = CapeLlmCheckpoint(model, tokenizer, Path("untrained-capellm"), "0" * 64)
@@ -130,7 +130,7 @@ def _multiply_adds(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 def _runs(model: CapeLlm, tokenizer: CapeLlmTokenizer) -> Iterator[tuple[Tensor, ...]]:
-    """Inputs of the decoder, run by run, as they are in service; their shapes, for nothing is computed."""
+    """Inputs of the decoder, run by run, as in service; only shapes, since nothing is computed."""
     configuration, cache = model.configuration, cache_of(model)
     support = some_support(KEYPOINTS)
     prompts = prompts_of(tokenizer, configuration.instruction, support.category, support.keypoints)

@@ -1,8 +1,8 @@
-"""Ways to serve one model, side by side: `capeserve bench compare`.
+"""Measures several servers of one model, interleaved: `capeserve bench compare`.
 
-All are started first and then take turns: a few requests each for latency, then a while each for throughput, and again.
-A machine that slows down so slows everybody; who would use the processors out of turn is stopped. What they answer is
-compared with PyTorch eager.
+All candidates are started first and then take turns: a few requests each for latency, then a load run each for
+throughput, repeated. A machine that slows down thus slows all of them. Candidates that would use the CPU between their
+turns are suspended. Answers are compared with PyTorch eager.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.compare.contestants import Contestant, Points, Support
+from benchmarks.compare.candidates import Candidate, Points, Support
 from benchmarks.harness.arrivals import OK, closed_loop, outcome
 from service.telemetry.performance import Percentiles
 
@@ -28,9 +28,9 @@ class Plan:
     """What to measure.
 
     Attributes:
-        rounds: how often everybody has a turn.
+        rounds: turns of each candidate.
         calls: latency calls of a turn, one after the other.
-        seconds: of a turn under load; requests that have begun are waited for.
+        seconds: of a load run; requests already sent are waited for.
     """
 
     rounds: int = 3
@@ -43,15 +43,15 @@ QUICK = Plan(rounds=1, calls=3, seconds=1.0)
 
 @dataclass(slots=True)
 class Result:
-    """How a contestant has fared so far.
+    """Results of one candidate so far.
 
     Attributes:
-        name, support, precision, callers: the contestant's.
+        name, support, precision, callers: the candidate's.
         seconds: latency of each call.
-        rates: answers per second of each turn under load.
+        rates: answers per second of each load run.
         failures: calls under load that failed, by error.
-        largest, mean: distance of its keypoints from the reference's, as a share of the query's box; None before that
-            is known.
+        largest, mean: distance of its keypoints from the reference's, as a fraction of the query's box; None until
+            known.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Result:
 
     @property
     def latency(self) -> Percentiles:
-        """Of its calls, in seconds."""
+        """Latency of its calls, in seconds."""
         return Percentiles.of(self.seconds)
 
     @property
@@ -76,47 +76,47 @@ class Result:
 
 
 def measure(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     plan: Plan,
     queries: int,
     box_side: float,
     step: Callable[[list[Result]], None],
     number: Callable[[], int] | None = None,
 ) -> list[Result]:
-    """Lets everybody have their turns.
+    """Measures the candidates in turns.
 
     Args:
-        contestants: ready to answer.
+        candidates: ready to answer.
         plan: how many turns, and how long.
-        queries: how many different queries they know.
+        queries: number of different queries.
         box_side: longer side of the query's box, in pixels: the unit of differences.
-        step: told the results so far after every turn.
-        number: makes support texts that nobody has seen; by default from the time of day.
+        step: called with the results so far after every turn.
+        number: a number that makes support texts new; the time of day by default.
     """
     unseen = number or itertools.count(time.time_ns()).__next__
-    results = [Result(one.name, one.support, one.precision, one.callers) for one in contestants]
+    results = [Result(one.name, one.support, one.precision, one.callers) for one in candidates]
     answers = {}
-    for index, contestant in enumerate(contestants):
-        with contestant.turn():
-            answers[index] = [contestant.ask(query, 0) for query in range(queries)]
+    for index, candidate in enumerate(candidates):
+        with candidate.turn():
+            answers[index] = [candidate.ask(query, 0) for query in range(queries)]
     compare_answers(results, answers, box_side)
     for _ in range(plan.rounds):
-        for contestant, result in zip(contestants, results, strict=True):
-            with contestant.turn():
+        for candidate, result in zip(candidates, results, strict=True):
+            with candidate.turn():
                 for call in range(plan.calls):
                     started = time.perf_counter()
-                    contestant.ask(call % queries, unseen())
+                    candidate.ask(call % queries, unseen())
                     result.seconds.append(time.perf_counter() - started)
             step(results)
-        for contestant, result in zip(contestants, results, strict=True):
-            with contestant.turn():
-                under_load(contestant, result, plan.seconds, queries, unseen)
+        for candidate, result in zip(candidates, results, strict=True):
+            with candidate.turn():
+                under_load(candidate, result, plan.seconds, queries, unseen)
             step(results)
     return results
 
 
 def compare_answers(results: Sequence[Result], answers: Mapping[int, Sequence[Points]], box_side: float) -> None:
-    """Fills in how far everybody's keypoints are from the reference's; nothing where that did not take part."""
+    """Adds each candidate's distance from the reference; does nothing if the reference did not run."""
     reference = next((index for index, result in enumerate(results) if result.name == REFERENCE), None)
     if reference is None:
         return
@@ -130,21 +130,21 @@ def compare_answers(results: Sequence[Result], answers: Mapping[int, Sequence[Po
         result.largest, result.mean = float(distances.max()), float(distances.mean())
 
 
-def under_load(contestant: Contestant, result: Result, seconds: float, queries: int, unseen: Callable[[], int]) -> None:
-    """A turn of as many callers as it takes; every call counts, to the last answer."""
+def under_load(candidate: Candidate, result: Result, seconds: float, queries: int, unseen: Callable[[], int]) -> None:
+    """A load run with the candidate's number of callers; counts every call, to the last answer."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(contestant.callers) as pool:
+        with ThreadPoolExecutor(candidate.callers) as pool:
 
             async def ask(number: int) -> str:
                 try:
-                    await loop.run_in_executor(pool, contestant.ask, number % queries, unseen())
-                except Exception as error:  # of whatever library a contestant is called with
+                    await loop.run_in_executor(pool, candidate.ask, number % queries, unseen())
+                except Exception as error:  # of whichever client library
                     return type(error).__name__
                 return OK
 
-            found = outcome(await closed_loop(ask, contestant.callers, seconds))
+            found = outcome(await closed_loop(ask, candidate.callers, seconds))
         result.rates.append(found.throughput)
         for status, count in found.statuses.items():
             if status != OK:

@@ -21,12 +21,12 @@ HEADER = (
 
 
 def reference_latency(results: Sequence[Result]) -> float | None:
-    """Median latency of PyTorch eager in seconds; None where it did not take part."""
+    """Median latency of PyTorch eager in seconds; None if it did not run."""
     return next((one.latency.p50 for one in results if one.name == REFERENCE and one.seconds), None)
 
 
 def litserve_rate(results: Sequence[Result]) -> float | None:
-    """Answers per second of LitServe that computes the support with every request, as research code does."""
+    """Answers per second of LitServe computing the support with every request, as research code does."""
     return next(
         (one.rate for one in results if one.name.startswith("LitServe") and one.support == "computed" and one.rate),
         None,
@@ -34,7 +34,7 @@ def litserve_rate(results: Sequence[Result]) -> float | None:
 
 
 def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[ReportTable, ...]:
-    """Everybody, and who could not take part."""
+    """All candidates, and those that could not run."""
     eager, litserve = reference_latency(results), litserve_rate(results)
     rows = tuple(
         (
@@ -54,13 +54,13 @@ def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[Report
         for one in results
     )
     table = ReportTable(
-        "The same weights, photographs and supports",
+        "The same weights, images and supports",
         HEADER,
         rows,
         (
             "Support with every request: each request brings texts that nobody has seen, and its support photograph is "
             "encoded again, as research code does. Kept: the support was encoded before; what caches are for.",
-            "PyTorch runs in the caller's own process, without a network; everybody else is called over it. × eager: "
+            "PyTorch runs in the caller's own process, without a network; all others are called over it. × eager: "
             "the median latency of PyTorch eager ÷ this one. × LitServe: answers/s ÷ those of LitServe that computes "
             "the support with every request.",
             "LitServe's processes poll when idle, and are stopped while others have their turn.",
@@ -70,7 +70,7 @@ def tables(results: Sequence[Result], absent: Mapping[str, str]) -> tuple[Report
     )
     if not absent:
         return (table,)
-    return table, ReportTable("Who could not take part", ("served by", "why"), tuple(absent.items()))
+    return table, ReportTable("Candidates that could not run", ("served by", "why"), tuple(absent.items()))
 
 
 def document(results: Sequence[Result], absent: Mapping[str, str], described: Mapping[str, str]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def document(results: Sequence[Result], absent: Mapping[str, str], described: Ma
     return {
         "model": dict(described),
         "absent": dict(absent),
-        "contestants": [
+        "candidates": [
             asdict(one)
             | {
                 "latency": asdict(one.latency),

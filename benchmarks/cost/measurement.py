@@ -1,8 +1,8 @@
-"""What each system costs: parameters and multiply-adds by component, as it is served.
+"""Parameters and multiply-adds of each system by component, as served.
 
-Nothing is computed: the components that `capeserve export` writes run on torch's meta device, under torch's own
-counter. Every product of matrices counts, between weights and activations and between activations alike; what is
-not a product (normalisation, softmax, resizing by copying) does not, as it takes next to no time.
+The components that `capeserve export` writes run on torch's meta device under torch's own counter. Every matrix product
+counts, with weights and between activations alike; other operations (normalisation, softmax, resizing by copying) take
+almost no time and do not count.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from export.components import Component, components
 SYSTEMS: tuple[SystemName, ...] = typing.get_args(SystemName)
 
 Counts = Mapping[str, Mapping[object, int]]
-"""Path of a module below its component → operator → what was counted in it and below."""
+"""Path of a module below its component → operator → operations in it and below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a request brings.
+    """Sizes of a request.
 
     Attributes:
         keypoints: K.
-        tokens: T of each keypoint's text, start and end mark included.
+        tokens: T of each keypoint's text, with start and end tokens.
         shots: support images, for systems that look at them.
     """
 
@@ -46,7 +46,7 @@ class ComponentCost:
     """One component.
 
     Attributes:
-        parameters: that it uses; those of a projection that two components share count in both.
+        parameters: those of a projection that two components share count in both.
         multiply_adds: of one run: one image, all texts of a support, one support set, one query.
     """
 
@@ -73,12 +73,12 @@ class SystemCost:
     reads_images: bool
 
     def multiply_adds(self, role: Role) -> int:
-        """Of one run of a component; 0 if the system has none of that role."""
+        """Multiply-adds of one run of a component; 0 if the system has none of that role."""
         return self.components[role].multiply_adds if role in self.components else 0
 
     @property
     def per_support(self) -> int:
-        """Multiply-adds that a support set costs once; a server keeps their result."""
+        """Multiply-adds of a support set, paid once: a server caches the result."""
         images = self.sizes.shots * self.multiply_adds("image_backbone") if self.reads_images else 0
         return images + self.multiply_adds("text_encoder") + self.multiply_adds("support_fusion")
 
@@ -124,7 +124,7 @@ def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], custom: Mapping[o
     counter = FlopCounterMode(display=False, custom_mapping=dict(custom or {}))
     with torch.inference_mode(), torch.device("meta"), counter:
         module(*(tensor.to("meta") for tensor in inputs))
-    # The counter names a module by the class of the outermost one and the path below it.
+    # The counter names a module by the outermost class and the path below it.
     root = type(module).__name__
     return {
         path.removeprefix(root).removeprefix("."): dict(operators)

@@ -23,7 +23,7 @@ ROLES: dict[Role, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """What every system costs.
+    """Costs of every system.
 
     Attributes:
         sizes: what a request brings.
@@ -37,13 +37,13 @@ class CostReport:
 
 
 def measure_report(sizes: Sizes) -> CostReport:
-    """Counts every system; takes seconds, no memory and no weights."""
+    """Counts every system; takes seconds and needs no weights."""
     costs = tuple(measure_cost(published_configuration(system), sizes) for system in SYSTEMS)
     return CostReport(sizes, costs, {cost.system: differences(cost) for cost in costs if cost.system in TABLE_5})
 
 
 def report_tables(report: CostReport) -> tuple[ReportTable, ...]:
-    """Parameters, multiply-adds, and the way from our multiply-adds to Table 5's."""
+    """Parameters, multiply-adds, and the differences from Table 5."""
     return _parameters(report), _multiply_adds(report), _way_to_table_5(report)
 
 

@@ -1,9 +1,9 @@
-"""From our counts to those of the multi-modal paper's Table 5, a reason at a time.
+"""Explains the differences between our counts and the multi-modal paper's Table 5, one reason at a time.
 
-The figures of Table 5 are what the counter `thop` says of the public code: all four follow, to the last digit,
-from 10 keypoints with texts of 6 tokens and from what that counter sees. It adds up what it knows of the modules
-that a model calls, recognised by their exact class: linear layers, convolutions, LayerNorm, softmax and resizing
-modules. It does not see products of two activations, nor weights that a function applies instead of a module.
+Table 5 comes from the counter `thop` on the public code: all four figures follow, to the last digit, from 10 keypoints
+with texts of 6 tokens and from what that counter sees. It adds up the modules that a model calls, recognised by their
+exact class: linear layers, convolutions, LayerNorm, softmax and resizing modules. It misses products of two activations
+and weights that a function applies instead of a module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from export.components import Component
 
 TABLE_5_SIZES = Sizes(keypoints=10, tokens=6)
-"""60 tokens are what the text encoder's share of CapeX's figure comes to, 10 keypoints what the head's does."""
+"""The text encoder's share of CapeX's figure is 60 tokens, the head's 10 keypoints."""
 
 LAYER_NORM, SOFTMAX, RESIZED = 4, 3, 11
 """What thop counts for each value of a LayerNorm, a softmax and a bilinearly resized map."""
@@ -60,7 +60,7 @@ def parameters_as_published(cost: SystemCost) -> int:
 
 
 def differences(cost: SystemCost) -> list[Difference]:
-    """What lies between our count of a published system and Table 5's; what remains is rounding."""
+    """The differences between our count of a published system and Table 5's; the remainder is rounding."""
     configuration = published_configuration(cost.system)
     parts, _ = served_components(configuration)
     passes = 2 if configuration.reads_images else 1
@@ -126,7 +126,7 @@ ELEMENTWISE: dict[object, object] = {
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A run of a component, taken apart as thop's view of it demands.
+    """Operations of a component, split as thop counts them.
 
     Attributes:
         weights: multiply-adds with the weights of each linear layer and convolution, by its path.

@@ -1,8 +1,8 @@
-"""How fast an engine is by itself, without network, queues and decoding: `capeserve bench engine`.
+"""Measures an engine alone, without network, queues and decoding: `capeserve bench engine`.
 
 Two latencies, as the multi-modal paper measures (batch 1, 100 runs after warm-up): cold, a query with a new support
-image and new texts, which is what its Table 5 counts, and warm, a query whose support is cached. And throughput: warm
-queries per second by batch size.
+image and new texts, as in its Table 5; warm, a query whose support is cached. And throughput: warm queries per second
+by batch size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKENS = 8
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being measured, steps done and steps in all."""
+"""Called with what is being measured, steps done and total steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class SystemSpeed:
 
 
 class Workload:
-    """The runs that a query costs, on inputs of the right shapes.
+    """The engine runs of a query, on inputs of the right shapes.
 
-    Values do not change how long a run takes: images are noise, texts random token ids.
+    Values do not affect the time of a run: images are noise, texts random token ids.
 
     Args:
         engine: runs them.
@@ -78,7 +78,7 @@ class Workload:
         self._made: dict[tuple[Role, tuple[tuple[str, int], ...]], dict[str, npt.NDArray[Any]]] = {}
 
     def cold(self) -> None:
-        """A support image, its texts, their fusion, a query image, its pose; batch 1."""
+        """Runs a support image, its texts, their fusion, a query image and its pose, at batch 1."""
         available: dict[str, npt.NDArray[Any]] = {}
         if "text_encoder" in self._spec.components:
             available |= self._run(
@@ -96,7 +96,7 @@ class Workload:
         self.warm(1, tokens)
 
     def warm(self, batch: int, tokens: Arrays | None = None) -> None:
-        """Query images and their poses.
+        """Runs query images and their poses.
 
         Args:
             batch: how many.
@@ -137,7 +137,7 @@ class Workload:
 
 
 def open_engine(repository: Path, manifest: Manifest, settings: Mapping[str, Any]) -> Engine:
-    """The engine that a server with these settings runs, by itself.
+    """Opens the engine that a server with these settings would run.
 
     Raises:
         EngineError: as `load_engine`.
@@ -173,7 +173,7 @@ def measure_system(
         runs: measured runs of each kind.
         warm_up: runs before them, of each kind and batch size.
         batches: batch sizes to measure throughput at; those above the components' largest are left out.
-        progress: told about every step.
+        progress: called at every step.
     """
     workload = Workload(engine, manifest, system, keypoints)
     components = manifest.systems[system].components
@@ -195,7 +195,7 @@ def measure_system(
 
 
 def seconds_of(run: Callable[[], None], runs: int, warm_up: int) -> list[float]:
-    """How long each of `runs` runs took, after those that warm up."""
+    """Seconds of each of `runs` runs, after the warm-up."""
     for _ in range(warm_up):
         run()
     measured = []

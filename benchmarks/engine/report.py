@@ -35,7 +35,7 @@ def rows(speeds: Sequence[SystemSpeed]) -> list[tuple[str, ...]]:
 
 
 def document(speeds: Sequence[SystemSpeed], repository: dict[str, Any], command: str, device: str) -> dict[str, Any]:
-    """Everything, ready for JSON; times in seconds."""
+    """Everything as JSON; times in seconds."""
     import onnxruntime
 
     return {
@@ -50,7 +50,7 @@ def document(speeds: Sequence[SystemSpeed], repository: dict[str, Any], command:
 
 
 def markdown(found: dict[str, Any], speeds: Sequence[SystemSpeed]) -> str:
-    """The table with what it was measured on."""
+    """The table with its origin."""
     repository = found["repository"]
     lines = [
         "# Engine latency and throughput",

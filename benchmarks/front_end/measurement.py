@@ -1,7 +1,7 @@
-"""What the service itself costs, with an engine that answers at once: `capeserve bench front-end`.
+"""The cost of the service around an engine that answers at once: `capeserve bench front-end`.
 
-The processor time of the server's process says what a request costs, whoever else uses the machine; the rate at which
-callers are answered depends on that and on what the callers leave of it.
+The CPU time of the server's process is the cost of a request, independent of other load; the rate of answers also
+depends on the CPU time that the callers take.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.telemetry.performance import Percentiles
 CALLERS = 16
 
 INPUTS = ("JPEG", "raw crop")
-"""A photograph as it is, which the server decodes and crops; or the pixels of the crop, ready for the model."""
+"""An encoded image, which the server decodes and crops; or the pixels of the crop, ready for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class FrontEnd:
 
     @property
     def rate_per_core(self) -> float:
-        """Answers per second that one core can give, if the service had it for itself; a process uses at most one."""
+        """Answers per second of one core used by the service alone; a process uses at most one."""
         return 1 / self.cpu if self.cpu else 0.0
 
 
 @contextmanager
 def null_server(repository: Path, port: int, settings: Mapping[str, object] = {}) -> Iterator[Served]:
-    """A server with the null engine, in a process of its own."""
+    """Runs a server with the null engine in its own process."""
     words = tuple(f"{name}={value}" for name, value in settings.items())
     command = (sys.executable, "-m", "benchmarks.harness.null_engine", str(repository), str(port), *words)
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -81,7 +81,7 @@ def measure_front_end(
     seconds: float,
     step: Callable[[list[FrontEnd]], None],
 ) -> list[FrontEnd]:
-    """Measures every number of processes with every kind of input.
+    """Measures every combination of process count and input.
 
     Args:
         repository: exported; only its manifest and tokenizer are used.
@@ -119,7 +119,7 @@ async def _run(servers: Sequence[Served], kind: str, work: Workload, side: int, 
 
 
 def _raw(support: str, side: int) -> bytes:
-    """A request whose image is a crop already: bare pixels, the box all of it but the padding."""
+    """A request whose image is already a crop: raw pixels, whose box is everything but the padding."""
     pixels = np.zeros((side, side, 3), np.uint8)
     work = replace(workload(), image=b"", boxes=(Box(0.1 * side, 0.1 * side, 0.8 * side, 0.8 * side),))
     return estimate_request(Query(pixels, support, work.boxes)).SerializeToString()

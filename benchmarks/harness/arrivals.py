@@ -1,10 +1,9 @@
-"""Callers of a server, in the two ways that exist, and what becomes of their calls.
+"""Closed-loop and open-loop load on a server, and the outcome of the calls.
 
-A closed loop is a number of callers who each wait for their answer before they ask again: when the server stalls, so
-do they, and the stall is seen by few calls. An open loop is a crowd that does not know of each other: calls come when
-they come, whatever the server does. There a call's latency counts from the moment at which it was due, not from the
-moment at which a busy generator got round to sending it; otherwise a stall would hide the calls that it delayed
-(coordinated omission).
+In a closed loop each caller waits for its answer before it sends the next call: when the server stalls, so do the
+callers, and few calls see the stall. In an open loop calls arrive independently of the server. There, latency counts
+from the time at which a call was due, not from the time at which a busy generator sent it; otherwise a stall would
+hide the calls that it delayed (coordinated omission).
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ import numpy as np
 from service.telemetry.performance import Percentiles
 
 Ask = Callable[[int], Awaitable[str]]
-"""Makes call number n; returns its gRPC status, 'OK' where it was answered. Does not raise."""
+"""Makes call number n and returns its gRPC status, 'OK' if it was answered. Must not raise."""
 
 OK = "OK"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What became of one call; times are event loop times, in seconds.
+    """One call; times are event loop times, in seconds.
 
     Attributes:
-        due: when it was to be made.
-        sent: when it was.
-        done: when its answer or refusal was there.
+        due: when it was due.
+        sent: when it was sent.
+        done: when its answer or error arrived.
         status: 'OK', or another gRPC status.
     """
 
@@ -41,22 +40,22 @@ class Call:
 
     @property
     def latency(self) -> float:
-        """Seconds from the moment at which it was due."""
+        """Seconds since it was due."""
         return self.done - self.due
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the calls of one run.
+    """Outcome of the calls of one run.
 
     Attributes:
-        offered: calls per second that were due; 0 for a single one.
-        goodput: answered calls per second, those answered within the limit.
-        throughput: answered calls per second, however late.
+        offered: calls due per second; 0 for a single call.
+        goodput: calls per second answered within the limit.
+        throughput: calls per second answered at any time.
         answered: latency of the answered calls.
-        refused: how long the others took to fail.
+        refused: latency of the failed calls.
         statuses: number of calls by status.
-        late_sending: 99th percentile of the generator's own delay, in seconds: what it could not keep up with.
+        late_sending: 99th percentile of the generator's own delay, in seconds.
     """
 
     offered: float
@@ -69,12 +68,12 @@ class Outcome:
 
 
 async def closed_loop(ask: Ask, callers: int, seconds: float) -> list[Call]:
-    """Callers who each ask again as soon as they are answered.
+    """Runs a closed loop: each caller sends its next call as soon as it is answered.
 
     Args:
         ask: makes a call.
         callers: how many.
-        seconds: time after which none begins another call; those under way are waited for.
+        seconds: time after which no call is started; calls in flight are waited for.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
@@ -93,7 +92,7 @@ async def closed_loop(ask: Ask, callers: int, seconds: float) -> list[Call]:
 
 
 async def open_loop(ask: Ask, due: Sequence[float]) -> list[Call]:
-    """Calls that are made when they are due, however many are unanswered.
+    """Runs an open loop: calls are sent when due, however many are unanswered.
 
     Args:
         ask: makes a call.
@@ -118,22 +117,22 @@ async def open_loop(ask: Ask, due: Sequence[float]) -> list[Call]:
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Moments of independent calls, `rate` a second on average, within `seconds` from 0."""
+    """Arrival times of a Poisson process: `rate` calls a second on average, between 0 and `seconds`."""
     generator = np.random.default_rng(seed)
-    # Enough of them for the unlikeliest case; those after the end are cut off.
+    # More than enough draws; those beyond the end are cut off.
     count = int(rate * seconds + 10 * (rate * seconds) ** 0.5 + 10)
     moments = np.cumsum(generator.exponential(1 / rate, count))
     return [float(moment) for moment in moments if moment < seconds]
 
 
 def outcome(calls: Sequence[Call], limit: float | None = None, seconds: float | None = None) -> Outcome:
-    """Sums calls up.
+    """Summarises the calls of a run.
 
     Args:
         calls: of one run.
-        limit: seconds within which an answer is still of use; None: any answer is.
-        seconds: length of the run: rates count the answers of that time only, since what is answered afterwards finds
-            a server that is running empty. None: to the last answer.
+        limit: seconds within which an answer counts as goodput; None for no limit.
+        seconds: length of the run. Rates count the answers of that time only, since later ones meet a server that
+            is draining. None: until the last answer.
 
     Raises:
         ValueError: no calls.

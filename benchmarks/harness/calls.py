@@ -1,6 +1,6 @@
-"""EstimatePose calls that cost the caller next to nothing, so that what is measured is the server.
+"""EstimatePose calls with minimal client cost, so that the server is what is measured.
 
-Requests are serialised once. Nothing is tried again: a refusal is a result.
+Requests are serialised once. Nothing is retried: an error is a result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Measured:
     """One answered call.
 
     Attributes:
-        seconds: from the call to its answer, as the caller sees it.
+        seconds: round trip, as the caller sees it.
         response: the answer.
     """
 
@@ -46,10 +46,10 @@ class Measured:
 
 @asynccontextmanager
 async def in_turn(requests: Sequence[tuple[str, bytes]]) -> AsyncIterator[Ask]:
-    """Sends serialised requests to servers in turn, whoever asks.
+    """Sends serialised requests to several servers in turn.
 
     Args:
-        requests: target of each server, and what it is asked.
+        requests: request by target.
     """
     async with AsyncExitStack() as stack:
         calls: list[tuple[Any, bytes]] = []
@@ -95,12 +95,12 @@ class Caller:
 
 
 def warm_request(work: Workload, support: str, system: str = "") -> bytes:
-    """A query that names a registered support."""
+    """Serialises a query of a registered support."""
     return _serialised(work, support, system)
 
 
 def cold_request(work: Workload, number: int, system: str = "") -> bytes:
-    """A query that brings a support which nobody has sent before, as long as no `number` is used twice."""
+    """Serialises a query with an inline support that is new for every `number`."""
     return _serialised(work, work.unseen(number), system)
 
 

@@ -1,4 +1,4 @@
-"""Which engines and precisions this machine has: what the benchmarks that compare them go through."""
+"""The engines and precisions that this machine supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EngineChoice:
 
     Attributes:
         engine: which one.
-        precision: of its products of float32 graphs.
+        precision: of matrix products in float32 graphs.
     """
 
     engine: EngineName
@@ -25,12 +25,12 @@ class EngineChoice:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The server's settings that choose it."""
+        """Server settings that select it."""
         return {"engine": self.engine, "precision": self.precision}
 
 
 def engine_choices() -> list[EngineChoice]:
-    """Every engine that is installed, in every precision that this CPU has."""
+    """Every installed engine in every precision that the CPU supports natively."""
     choices = [EngineChoice(name) for name in installed_engines()]
     if "openvino" in installed_engines():
         from service.engines.openvino_runtime import multiplies_bfloat16

@@ -1,4 +1,4 @@
-"""Predictions of an exported repository in this process: the service's own code without the network."""
+"""Predictions of an exported repository in this process: the service's pipelines without the network."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from service.pipelines.prompts import prompt_cache
 from service.pipelines.support_encoder import SupportEncoder
 from service.pipelines.support_tokens import PoseEstimator, QueryFeatures, support_cache
 from service.pipelines.texts import embedding_cache, text_embedders
-from service.supports.checks import SupportDefinition as CheckedDefinition
-from service.supports.checks import check_support
+from service.supports.outline import SupportOutline
 from service.supports.preparation import prepare_support
+from service.supports.prepared_support import PreparedSupport
 from service.supports.store import SupportSource
-from service.supports.support_set import SupportSet
+from service.supports.validation import check_support
 
 KEPT_FEATURES = 2**30
-"""Bytes of backbone features that are kept, as for checkpoints."""
+"""Bytes of cached backbone features, as for checkpoints."""
 
 TEXT_CACHE = 64 * 2**20
 
 LIMITS = ImageLimits(max_bytes=2**32, max_pixels=2**30)
-"""Nobody attacks: photographs may be as large as data sets have them."""
+"""Data sets are trusted, so images may be of any size."""
 
 
 class ExportedEstimator:
-    """An `Estimator` that runs an exported repository, in whatever precision it has.
+    """An `Estimator` that runs an exported repository.
 
     Args:
         repository: folder that `capeserve export` wrote.
-        system: one of it; empty for the first.
+        system: system of the repository; empty for the first.
         threads: CPU threads of a run; None for one per CPU.
         choice: what runs it.
 
@@ -80,7 +80,7 @@ class ExportedEstimator:
         self._name = _described(repository, self._manifest, self._system, self._engine.description)
 
     async def _start(self, repository: Path) -> None:
-        """What belongs to the event loop."""
+        """Creates what is bound to the event loop."""
         self._batcher = Batcher(self._engine, self._manifest)
         self._pipeline: Pipeline[Any, Any]
         if self._system in self._manifest.language_systems:
@@ -105,7 +105,7 @@ class ExportedEstimator:
             raise EstimationError(f"{support.category}: {error}") from None
 
     def close(self) -> None:
-        """Finishes what runs and frees the models."""
+        """Waits for running batches and frees the models."""
         self._loop.run_until_complete(self._batcher.close())
         self._loop.close()
         self._engine.close()
@@ -113,9 +113,9 @@ class ExportedEstimator:
     async def _estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
         message = support_message(support)
         check_support(message, self._manifest, LIMITS)
-        definition = CheckedDefinition.of(f"{support.category!r}", message)
+        definition = SupportOutline.of(f"{support.category!r}", message)
 
-        async def load() -> SupportSet:
+        async def load() -> PreparedSupport:
             return prepare_support(message, definition, self._manifest, LIMITS)
 
         source = SupportSource(definition, load, complaint=lambda error: error)
@@ -137,20 +137,20 @@ class ExportedEstimator:
             raise InvalidFieldError("box", str(error)) from None
 
     def _pixels(self, query: QueryObject, crop: Crop) -> npt.NDArray[np.uint8]:
-        """What the model sees of a query: RGB, uint8 [size, size, 3]."""
+        """The model's input for a query: RGB, uint8 [size, size, 3]."""
         return crop.extract(query.image)
 
     async def _encode(
         self, source: SupportSource, queries: Sequence[QueryObject], crops: Sequence[Crop]
     ) -> QueryFeatures | ImageTokens:
-        """What the image's component says of queries; of objects that were asked for before that is there already."""
+        """Backbone features of queries; those of objects seen before come from the cache."""
         features = {query.object_id: self._features.get(query.object_id) for query in queries}
         new = [row for row, query in enumerate(queries) if features[query.object_id] is None]
         pixels = [self._pixels(queries[row], crops[row]) for row in new]
         started = await self._pipeline.start_query(self._system, source, pixels) if new else None
         computed = () if started is None else _arrays(started)
         for row, one in zip(new, computed, strict=True):
-            own = one.copy()  # a view would keep the whole batch alive
+            own = one.copy()  # a view would keep the whole batch in memory
             features[queries[row].object_id] = own
             self._features.put(queries[row].object_id, own)
         every = tuple(known for query in queries if (known := features[query.object_id]) is not None)

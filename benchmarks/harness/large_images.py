@@ -1,7 +1,7 @@
-"""Photographs of several megapixels, as cameras send them, and an estimator that gets them as JPEGs.
+"""Images of several megapixels, and an estimator that receives them as JPEGs.
 
-The service decodes a large JPEG at a half, a quarter or an eighth of its size where the crops need no more. The same
-files, decoded in full and like that, tell what it costs.
+The service decodes a large JPEG at 1/2, 1/4 or 1/8 of its size if the crops need no more. Decoding the same files both
+ways shows what that costs in accuracy.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from cape.support import Box
 from service.images import open_image
 
 GRAIN = 6.0
-"""Standard deviation of the noise that enlarged pictures get, in grey levels: a sensor's at dusk. Without it they would
-hold nothing finer than what they were enlarged from, and reducing them could lose nothing."""
+"""Standard deviation of the noise added to enlarged images, in grey levels, as of a sensor at dusk. Without it they
+would hold no detail beyond the original's, and reduced decoding could lose nothing."""
 
 TILE = 512
-"""Side of the tile that the noise is made of: drawing millions of values afresh takes longer than all the rest."""
+"""Side of the noise tile. Drawing millions of new values would take longer than everything else."""
 
 QUALITY = 90
-"""Of the JPEGs."""
+"""JPEG quality."""
 
 
 class EnlargedDataset:
-    """A data set whose pictures are enlarged to the size of a camera's, with a sensor's noise. A `KeypointDataset`.
+    """A `KeypointDataset` whose images are enlarged to camera size, with sensor noise.
 
     Args:
-        dataset: whose pictures.
-        megapixels: of each, in millions; a picture that is larger stays as it is.
+        dataset: the original.
+        megapixels: target size of an image, in millions of pixels; larger images stay as they are.
     """
 
     def __init__(self, dataset: KeypointDataset, megapixels: float) -> None:
@@ -50,7 +50,7 @@ class EnlargedDataset:
 
     @property
     def name(self) -> str:
-        """The data set's, and the size."""
+        """Name of the data set, and the size."""
         return f"{self._dataset.name}, {self._pixels / 1e6:g} megapixels"
 
     @property
@@ -75,7 +75,7 @@ class EnlargedDataset:
         image = np.asarray(cv2.resize(found.image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
         if scale > 1:
             image = _with_grain(image, object_id)
-        # The centre of a pixel maps to the centre of the pixels that it became.
+        # A pixel's centre maps to the centre of the block that it became.
         shift = (scale - 1) / 2
         box = found.box
         box = Box(scale * box.x + shift, scale * box.y + shift, scale * box.width, scale * box.height)
@@ -83,7 +83,7 @@ class EnlargedDataset:
 
 
 def _with_grain(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
-    """Adds noise, of which one tile is repeated from a place of its own in each picture."""
+    """Adds noise: one tile, repeated from a different offset in each image."""
     top, left = np.random.default_rng(seed).integers(0, TILE, 2).tolist()
     repeats = (-(-image.shape[0] // TILE) + 1, -(-image.shape[1] // TILE) + 1, 1)
     grain = np.tile(_grain(), repeats)[top : top + image.shape[0], left : left + image.shape[1]]
@@ -97,11 +97,11 @@ def _grain() -> npt.NDArray[np.int16]:
 
 
 class JpegEstimator(ExportedEstimator):
-    """An exported repository whose queries come as JPEGs and are decoded as the service decodes them.
+    """An exported repository that receives queries as JPEGs and decodes them as the service does.
 
     Args:
         repository, choice: as for `ExportedEstimator`.
-        reduced: decode at the scale that the crop needs, as the service does; False: in full.
+        reduced: decode at the scale that the crop needs, as the service does; False for full size.
     """
 
     def __init__(self, repository: Path, choice: EngineChoice, *, reduced: bool) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def describe_machine() -> str:
-    """The processor and how many of its cores this process may use."""
+    """Name of the CPU and number of cores this process may use."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass  # not Linux, or a processor without a name there
+        pass  # not Linux, or a CPU without a model name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} × {name}"
 

@@ -1,6 +1,6 @@
-"""An engine that answers at once, so that what is left to measure is everything around it.
+"""An engine that answers at once, to measure everything around the engine.
 
-`python -m benchmarks.harness.null_engine REPOSITORY PORT [SETTING=VALUE …]` serves a repository with it until SIGTERM.
+`python -m benchmarks.harness.null_engine REPOSITORY PORT [SETTING=VALUE …]` serves a repository until SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from service.settings import load_settings
 
 
 class NullEngine:
-    """Answers ones of the shapes that the manifest gives. Implements `service.engines.base.Engine`."""
+    """Answers with ones of the manifest's shapes. Implements `service.engines.base.Engine`."""
 
     description = "null"
     concurrency = 1
     useful_batch = None
 
     def __init__(self, manifest: Manifest) -> None:
-        """Takes the manifest of what it pretends to run."""
+        """Takes the manifest of the repository it stands in for."""
         self._manifest = manifest
 
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -47,11 +47,11 @@ class NullEngine:
         }
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing."""
 
 
 async def main(repository: Path, port: int, settings: Mapping[str, str]) -> None:
-    """Serves until SIGTERM; says on standard output when it is ready."""
+    """Serves until SIGTERM; prints a line when ready."""
     keep_freed_memory()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

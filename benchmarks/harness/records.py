@@ -1,6 +1,6 @@
-"""What a benchmark leaves behind: JSON with every number, Markdown to read, and a plot, each saying where it is from.
+"""Benchmark records: JSON with every number, Markdown to read, and a plot, each with its origin.
 
-A record is written again after every step of a measurement, so that a run that is cut short leaves what it had.
+A record is rewritten after every step of a measurement, so that an interrupted run keeps its results so far.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-"""Where records go unless told otherwise."""
+"""Default folder of records."""
 
 LIBRARIES = ("capeserve", "grpcio", "numpy", "onnxruntime", "openvino", "opencv-python-headless", "pillow", "torch")
 """Distributions whose versions a result depends on; those that are not installed are left out."""
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
-"""Processor features that decide how fast matrices are multiplied, as /proc/cpuinfo names them."""
+"""CPU features that determine the speed of matrix products, as named in /proc/cpuinfo."""
 
 
 @dataclass(slots=True)
 class Record:
-    """A measurement under way.
+    """A measurement in progress.
 
     Attributes:
         name: name of its files.
         title: heading of the Markdown.
-        command: what made it, as typed.
+        command: as typed.
         folder: where its files go.
         origin: machine, versions and date, see `origin`.
     """
@@ -56,12 +56,12 @@ class Record:
         tables: Sequence[ReportTable],
         draw: Callable[[Figure], None] | None = None,
     ) -> list[Path]:
-        """Writes `<name>.json`, `<name>.md` and, where there is something to draw, `<name>.png`.
+        """Writes `<name>.json`, `<name>.md` and, if `draw` is given, `<name>.png`.
 
         Args:
             document: every number, ready for JSON.
-            tables: what a person reads of it.
-            draw: draws it; without matplotlib there is no plot.
+            tables: for the Markdown.
+            draw: draws the plot; ignored without matplotlib.
 
         Returns:
             The files.
@@ -73,7 +73,7 @@ class Record:
         _replace(paths[1], f"# {self.title}\n\n" + "\n".join(map(markdown_table, tables)) + "\n" + footer(origin))
         if draw is not None and (figure := _figure()) is not None:
             draw(figure)
-            # On the picture too: it is what gets copied without its text.
+            # In the plot too, since plots are copied without their text.
             figure.supxlabel(f"{origin['machine']}, {origin['date'][:10]}; {self.command[:110]}", fontsize=6)
             paths.append(self.folder / f"{self.name}.png")
             figure.savefig(paths[-1], dpi=120)
@@ -81,7 +81,7 @@ class Record:
 
 
 def origin() -> dict[str, Any]:
-    """The machine, how busy it was before anything was measured, versions, and the time in UTC."""
+    """Machine, load before the measurement, versions and UTC time."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
@@ -93,7 +93,7 @@ def origin() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version, and those of `LIBRARIES` that are installed."""
+    """Versions of Python and of the installed `LIBRARIES`."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -104,7 +104,7 @@ def versions() -> dict[str, str]:
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Which of `INSTRUCTIONS` the processor has; none where Linux does not say."""
+    """Which of `INSTRUCTIONS` the CPU has; empty if /proc/cpuinfo is missing."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -114,7 +114,7 @@ def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def footer(origin: dict[str, Any]) -> str:
-    """One paragraph of Markdown: where a result is from."""
+    """Origin of a result as one Markdown paragraph."""
     libraries = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     return (
         f"{origin['machine']} ({', '.join(origin['instructions']) or 'no vector extensions named'}), "
@@ -124,7 +124,7 @@ def footer(origin: dict[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a run may be cut short at any moment."""
+    """Writes a file atomically: a run may be interrupted at any time."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

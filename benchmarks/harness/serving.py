@@ -1,4 +1,4 @@
-"""What benchmarks need of a server in a process of its own: where it is, what it uses, what its metrics say."""
+"""A server in its own process: its address, resource use and metrics."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         target: "host:port" of its gRPC.
-        pid: its process.
-        metrics: URL of its metrics; empty where it has none.
+        pid: of its process.
+        metrics: URL of its metrics; empty without.
     """
 
     target: str
@@ -29,15 +29,15 @@ class Served:
 
 
 class Serve(Protocol):
-    """Starts a server of a repository, ready once the block begins, and stops it when the block is left.
+    """Runs a server of a repository for the duration of a block; it is ready when the block begins.
 
-    Settings are those of `service.settings.Settings`; `cpus` says which processors the process may use.
+    Settings are those of `service.settings.Settings`; `cpus` are the CPUs that the process may use.
     """
 
     def __call__(
         self, repository: Path, settings: Mapping[str, object] = {}, cpus: frozenset[int] | None = None
     ) -> AbstractContextManager[Served]:
-        """See the class."""
+        """See the class docstring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Batches:
         return self.rows / self.runs if self.runs else 0.0
 
     def since(self, before: Batches) -> Batches:
-        """What came after `before` was read."""
+        """The difference since `before`."""
         return Batches(self.runs - before.runs, self.rows - before.rows)
 
 
@@ -74,18 +74,18 @@ def read_batches(served: Served) -> dict[str, Batches]:
 
 
 def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float:
-    """Processor time that a process has used since its start, all threads, user and system.
+    """CPU time of a process since its start: all threads, user and system.
 
     Raises:
         OSError: there is no such process, or no /proc.
     """
-    # The second field, the program's name in brackets, may hold spaces.
+    # The second field, the program's name in brackets, may contain spaces.
     fields = (proc / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int:
-    """Memory of a process that is in RAM now, in bytes.
+    """Resident memory of a process, in bytes.
 
     Raises:
         OSError: there is no such process, or no /proc.

@@ -1,4 +1,4 @@
-"""Tables of text, for terminals and for Markdown."""
+"""Tables for terminals and Markdown."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from rich.table import Table
 
 NONE = "–"
-"""What stands where there is no figure."""
+"""Shown for a missing figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table of text.
+    """A table.
 
     Attributes:
-        title: what it shows, with the unit.
+        title: with the unit.
         header: names of the columns; all but the first hold numbers.
-        rows: as wide as the header.
-        notes: what a reader must know, a line each.
+        rows: each as long as the header.
+        notes: one line each.
     """
 
     title: str

@@ -1,6 +1,6 @@
-"""The same work for everybody who is measured: a support and queries of chosen size, made from the example photographs.
+"""Workloads for benchmarks: a support and queries of a given size, made from the example images.
 
-Positions of the keypoints are made up: how long an answer takes does not depend on what is at them.
+Keypoint positions are arbitrary: the time of an answer does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cape.manifest import AnySystem
 from cape.support import Box, KeypointDefinition, Modality, SupportDefinition, SupportExample
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-"""Photographs and their annotations, in a checkout."""
+"""Example images and their annotations, in a checkout."""
 
 SIDES = ("left", "right", "upper", "lower")
 
@@ -32,12 +32,12 @@ SUPPORT_PHOTOGRAPH, QUERY_PHOTOGRAPH = "astronaut", "grace_hopper"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked of everybody.
+    """A support and a query.
 
     Attributes:
-        support: registered before, or sent along, as a measurement says.
-        image: an encoded photograph.
-        boxes: where to look in it.
+        support: registered beforehand or sent inline, as the measurement requires.
+        image: an encoded image.
+        boxes: of the objects in it.
     """
 
     support: SupportDefinition
@@ -45,10 +45,10 @@ class Workload:
     boxes: tuple[Box, ...]
 
     def unseen(self, number: int) -> SupportDefinition:
-        """The support with other texts: neither its tokens nor its text embeddings can come from a cache.
+        """The support with new texts, so that neither its tokens nor its embeddings are cached.
 
-        A million numbers in a row give different texts, of six tokens as the paper's: numbers below 1000 are words of
-        BERT's vocabulary.
+        A million consecutive numbers give different texts of six tokens, as in the paper: numbers below 1000 are single
+        tokens of BERT's vocabulary.
         """
         suffix = f"{number // 1000 % 1000} {number % 1000}"
         keypoints = tuple(KeypointDefinition(kp.name, f"{kp.name} {suffix}") for kp in self.support.keypoints)
@@ -56,7 +56,7 @@ class Workload:
 
 
 def used_modalities(system: AnySystem) -> tuple[Modality, ...]:
-    """What a system uses of a support that has everything."""
+    """The modalities a system uses of a support that has both."""
     uses: dict[Modality, str] = {"image": system.modalities.image, "text": system.modalities.text}
     return tuple(modality for modality, use in uses.items() if use != "unused")
 
@@ -74,11 +74,11 @@ def workload(
 
     Args:
         keypoints: K, up to 100.
-        shots: support images; the same photograph with other boxes.
-        boxes: objects asked for in the query; overlapping crops of one photograph.
-        megapixels: size of the query photograph, which is a JPEG of quality 90; None: as it is in the examples.
-        modalities: what of the support the system uses, see `used_modalities`.
-        examples: folder of the photographs.
+        shots: support images: the same image with other boxes.
+        boxes: number of boxes in the query; overlapping crops of one image.
+        megapixels: size of the query image, a JPEG of quality 90; None for the example as it is.
+        modalities: see `used_modalities`.
+        examples: folder of the images.
     """
     names = [f"{side} {part}" for part, side in itertools.product(PARTS, SIDES)][:keypoints]
     example = read_support(examples / f"{SUPPORT_PHOTOGRAPH}.yaml").examples[0]
@@ -104,10 +104,10 @@ def workload(
 
 
 def resized(photograph: bytes, megapixels: float) -> tuple[bytes, float]:
-    """A photograph at another size.
+    """Resizes an image.
 
     Returns:
-        A JPEG of quality 90 with about `megapixels`, and the factor by which its sides have grown.
+        A JPEG of quality 90 with about `megapixels`, and the scale factor of its sides.
     """
     with Image.open(io.BytesIO(photograph)) as image:
         scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
@@ -119,7 +119,7 @@ def resized(photograph: bytes, megapixels: float) -> tuple[bytes, float]:
 
 
 def _shot(example: SupportExample, keypoints: int, shot: int) -> SupportExample:
-    """The photograph with made-up keypoints inside its box, which is moved by a pixel a shot."""
+    """A support image with arbitrary keypoints inside its box, which is shifted by a pixel per shot."""
     assert example.box is not None
     box = replace(example.box, x=example.box.x + shot)
     fractions = np.random.default_rng(shot).uniform(0.1, 0.9, (keypoints, 2))

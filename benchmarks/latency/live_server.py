@@ -1,4 +1,4 @@
-"""Latency of a running server, stage by stage, beside the paper's figures: the table of `capeserve demo`."""
+"""Latency of a running server by stage, beside the paper's figures: the table of `capeserve demo`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ STAGES = {
     "total": "total on the server",
     "round_trip": "round trip, as the client sees it",
 }
-"""What is measured, in the order of the table; all but the last are fields of `cape.client.Timing`."""
+"""Stages in the order of the table; all but the last are fields of `cape.client.Timing`."""
 
 _HEADINGS = ("warm", "cold", "paper, RTX 3060")
 
 _WARM_UP = 3
-"""Requests before those that are measured."""
+"""Requests before the measured ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Medians over a number of requests, one after the other, in seconds.
+    """Medians over sequential requests, in seconds.
 
     Attributes:
-        requests: how many were measured in each case.
-        warm: stage → median, where the support had been encoded before.
-        cold: stage → median, where every request brought a support that the server had never seen.
+        requests: number of measured requests of each kind.
+        warm: stage → median, with a cached support.
+        cold: stage → median, with a new support in every request.
     """
 
     requests: int
@@ -52,12 +52,12 @@ def measure_latency(
     Args:
         client: connected to the server.
         image: the query.
-        box: where to look in it.
-        support: registered for the warm requests; sent along with changed texts for each cold one.
-        requests: how many to measure in each case, after a few that warm the server up.
+        box: of the object in it.
+        support: registered for warm requests; sent inline with changed texts for each cold one.
+        requests: number of each kind, after the warm-up.
     """
     name = client.create_support(support).name
-    # The server keeps what it has seen: the time of day makes texts that an earlier measurement did not send.
+    # Texts contain the time of day, so that the server has no earlier measurement's texts cached.
     start = time.time_ns()
     return Latency(
         requests,
@@ -69,7 +69,7 @@ def measure_latency(
 
 
 def _never_seen(support: SupportDefinition, number: int) -> SupportDefinition:
-    """The support with other texts: neither its tokens nor its text embeddings can come from a cache."""
+    """The support with new texts, so that neither its tokens nor its embeddings are cached."""
     return replace(
         support,
         keypoints=tuple(
@@ -92,7 +92,7 @@ def _medians(requests: int, estimate: Callable[[int], PoseEstimate]) -> dict[str
 
 
 def latency_rows(latency: Latency, paper: PaperFigures | None) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of the table: what, warm, cold, the paper."""
+    """Rows of the table: stage, warm, cold, paper."""
     for stage, label in STAGES.items():
         theirs = f"{paper.time * 1000:.2f}" if paper is not None and stage == "total" else ""
         yield label, f"{latency.warm[stage] * 1000:.2f}", f"{latency.cold[stage] * 1000:.2f}", theirs

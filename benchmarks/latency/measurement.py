@@ -1,8 +1,8 @@
-"""Table 5 again: latency of every system, cold and warm, the engine by itself and over gRPC: `capeserve bench latency`.
+"""Reproduces Table 5: latency of every system, cold and warm, engine alone and over gRPC: `capeserve bench latency`.
 
-As the paper measures: one request at a time, 100 runs after a warm-up. Cold is a query whose support nobody has seen,
-what the paper counts; warm is one whose support is cached. Engine and server take turns, run by run, so that a machine
-that slows down slows both; the median difference of neighbours is the service's own cost.
+As in the paper: one request at a time, 100 runs after a warm-up. Cold is a query with a new support, as the paper
+counts; warm is one with a cached support. Engine runs and calls alternate, so that a machine that slows down slows
+both; the median difference between neighbours is the cost of the service.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKENS = 6
 """Tokens of each keypoint's text, as Table 5 counts them."""
 
 WARM_UP = 10
-"""Runs of each kind before those that count."""
+"""Warm-up runs of each kind."""
 
 Progress = Callable[[str], None]
 
@@ -39,10 +39,10 @@ class Latency:
     """One request at a time, in seconds.
 
     Attributes:
-        engine: the engine's runs that such a request costs.
-        round_trip: what its caller waits, over gRPC.
-        server: what the server says it took, without the network.
-        service_cost: what a caller waits beyond the engine, the median over pairs of a call and the run before it.
+        engine: the engine runs of such a request.
+        round_trip: as the caller sees it, over gRPC.
+        server: as the server reports it, without the network.
+        service_cost: median difference between a call and the engine run before it.
     """
 
     engine: Percentiles
@@ -52,7 +52,7 @@ class Latency:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, tuple[float, float]]]) -> Latency:
-        """Sums up runs of the engine, each with the call after it as its caller and as the server saw it."""
+        """Summarises pairs of an engine run and the call after it (round trip, server)."""
         return cls(
             Percentiles.of(alone for alone, _ in pairs),
             Percentiles.of(trip for _, (trip, _) in pairs),
@@ -101,7 +101,7 @@ class SystemLatency:
 
     @property
     def paper(self) -> PaperFigures | None:
-        """The paper's RTX 3060; None for a system that Table 5 does not have, or not in this size."""
+        """The paper's RTX 3060; None for a system that is not in Table 5 or has another size."""
         return PAPER.get(self.system) if self.cost is not None else None
 
 
@@ -119,7 +119,7 @@ def measure_latencies(
     Args:
         repository: exported.
         serve: starts the server.
-        settings: of the server; providers and threads are those of the engine by itself, too.
+        settings: of the server; its providers and threads also apply to the engine alone.
         keypoints: K of the support.
         runs: measured runs of each kind.
         progress: told what is being measured.
@@ -181,10 +181,10 @@ Ask = Callable[[], tuple[float, float]]
 
 
 def _ways(caller: Caller, target: str, work: Workload, system: str) -> dict[str, Ask]:
-    """Requests of either kind; cold ones are made before they are timed."""
+    """Requests of both kinds; cold ones are built before the clock starts."""
     (name,) = register(target, [work.support])
     known = warm_request(work, name, system)
-    # The server keeps what it has seen: the time of day makes texts and images that no earlier run has sent.
+    # Texts and images contain the time of day, so that the server has none of them cached.
     numbers = itertools.count(time.time_ns())
 
     def ask(request: bytes) -> tuple[float, float]:
@@ -196,7 +196,7 @@ def _ways(caller: Caller, target: str, work: Workload, system: str) -> dict[str,
 
 
 def _in_turns(alone: EngineWorkload, ways: Mapping[str, Ask], runs: int) -> tuple[Latency, Latency]:
-    """A run and a call of each kind, in turns, after some that warm up."""
+    """Alternates engine runs and calls of each kind, after a warm-up."""
     engine: dict[str, Callable[[], None]] = {"cold": alone.cold, "warm": lambda: alone.warm(1)}
     pairs: dict[str, list[tuple[float, tuple[float, float]]]] = {kind: [] for kind in ways}
     for number in range(-min(WARM_UP, runs), runs):

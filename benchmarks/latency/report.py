@@ -18,7 +18,7 @@ HEADER = ("system", "support", "p50", "p95", "p99", "FPS", "paper", "× paper", 
 
 
 def tables(rows: Sequence[SystemLatency]) -> tuple[ReportTable, ...]:
-    """Latency beside the paper's, and what the systems are."""
+    """Latency beside the paper's, and a table of the systems."""
     lines = []
     for row in rows:
         for kind, measured in (("cold", row.cold), ("warm", row.warm)):

@@ -1,7 +1,7 @@
 """A server under load: `capeserve bench load`.
 
 Closed loops over numbers of callers, with one support and with many; open loops over rates; and an overload of three
-times what the server can do. Everything goes over gRPC to a server in a process of its own.
+times the server's capacity. All calls go over gRPC to a server in its own process.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from benchmarks.harness.workloads import workload
 from cape.manifest import read_manifest
 
 FULL_BATCH = 16
-"""Callers that fill the backbone's largest batch: what capacity is measured with."""
+"""Callers of the closed loop that measures capacity."""
 
 OVERLOAD = 3.0
-"""Times the capacity that an overload offers."""
+"""Offered rate of the overload, as a multiple of the capacity."""
 
 PATIENCE = 3.0
-"""Times the latency at full batch (p99) that callers of an overload wait: their gRPC deadline."""
+"""gRPC deadline of overload calls, as a multiple of the p99 latency at capacity."""
 
 NO_DEADLINE = 60.0
-"""Seconds after which a call without a deadline of its own is given up, lest a benchmark never ends."""
+"""Deadline of calls without one, in seconds, so that a benchmark always ends."""
 
 SUPPORTS = 32
 """Registered supports in the runs with many."""
@@ -51,7 +51,7 @@ class Plan:
 
     Attributes:
         callers: of the closed loops.
-        rates: of the open loops, as shares of the capacity.
+        rates: of the open loops, as fractions of the capacity.
         seconds: length of each run.
         keypoints: K of the supports.
     """
@@ -70,12 +70,12 @@ class Run:
     """One run.
 
     Attributes:
-        kind: of loop; an overload is an open one whose callers have a deadline.
-        level: callers of a closed loop; else calls per second on average.
-        supports: how many the calls named, in turn.
+        kind: of loop; an overload is an open loop whose calls have a deadline.
+        level: number of callers of a closed loop; else mean calls per second.
+        supports: number of supports, used in turn.
         outcome: of its calls.
-        batches: rows per engine run, by component.
-        limit: seconds within which an answer counts as goodput; None: any does.
+        batches: batch items per engine run, by component.
+        limit: seconds within which an answer counts as goodput; None for no limit.
     """
 
     kind: Kind
@@ -88,12 +88,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A server under load, as far as it has been measured.
+    """Results of a server under load so far.
 
     Attributes:
-        system, engine: what answered, and what ran it.
-        raw: queries per second of the engine by itself, by batch size, beside the run of `full`.
-        runs: in the order in which they were made.
+        system, engine: the system, and the engine that ran it.
+        raw: queries per second of the engine alone, by batch size, measured next to `full`.
+        runs: in order.
     """
 
     system: str
@@ -103,17 +103,17 @@ class Report:
 
     @property
     def full(self) -> Run | None:
-        """The closed loop whose callers fill batches: its throughput is the capacity."""
+        """The closed loop whose throughput is the capacity."""
         return next((run for run in self.runs if _fills_batches(run)), None)
 
     @property
     def overload(self) -> Run | None:
-        """The run with more than the capacity."""
+        """The overload run."""
         return next((run for run in self.runs if run.kind == "overload"), None)
 
     @property
     def beside_overload(self) -> tuple[Run, ...]:
-        """Closed loops like `full`, right before and right after the overload: a machine's speed drifts."""
+        """Closed loops like `full`, right before and after the overload, since a machine's speed drifts."""
         place = next((index for index, run in enumerate(self.runs) if run.kind == "overload"), len(self.runs))
         return tuple(run for run in self.runs[max(0, place - 1) : place + 2] if _fills_batches(run))
 
@@ -131,8 +131,8 @@ def measure_load(
         repository: exported.
         serve: starts the server.
         plan: what to measure.
-        settings: of the server; its providers run the engine alone, too.
-        step: told the report so far after every run.
+        settings: of the server; its providers also run the engine alone.
+        step: called with the report so far after every run.
     """
     manifest = read_manifest(repository)
     engine = open_engine(repository, manifest, settings)
@@ -142,7 +142,7 @@ def measure_load(
 
 
 def raw_throughput(work: EngineWorkload, batches: Sequence[int], seconds: float) -> dict[int, float]:
-    """Warm queries per second of an engine by itself, by batch size: the median over `seconds` each."""
+    """Warm queries per second of the engine alone, by batch size: medians over `seconds` each."""
     found = {}
     for batch in batches:
         run = functools.partial(work.warm, batch)
@@ -152,10 +152,10 @@ def raw_throughput(work: EngineWorkload, batches: Sequence[int], seconds: float)
 
 
 def counted_seconds(kind: Kind, calls: Sequence[Call], seconds: float) -> float | None:
-    """Seconds of a run in which answers count.
+    """Length of the window in which answers count, in seconds.
 
-    A busy server's rate is counted to the end of a batch, for one may take a good part of the run: a closed loop's to
-    its last answer, an overload's to the last one within `seconds`, after which the server runs empty.
+    The window ends with a batch, since one batch may take a good part of the run: at the last answer of a closed loop,
+    at the last answer within `seconds` of an overload, after which the server drains.
     """
     if kind == "closed":
         return None
@@ -168,7 +168,7 @@ def counted_seconds(kind: Kind, calls: Sequence[Call], seconds: float) -> float 
 
 
 class _LoadTest:
-    """The runs against one server."""
+    """All runs against one server."""
 
     def __init__(
         self, served: Served, work: EngineWorkload, engine: str, plan: Plan, step: Callable[[Report], None]
@@ -183,12 +183,12 @@ class _LoadTest:
         one = requests[:1]
         async with grpc.aio.insecure_channel(self._served.target, OPTIONS) as channel:
             self._call: Any = channel.unary_unary(METHOD)
-            # Every support is encoded, and every batch size met, before anything counts.
+            # Encode every support and meet every batch size before anything counts.
             ask = self._ask(requests, None)
             await asyncio.gather(*(ask(number) for number in range(len(requests))))
             await closed_loop(ask, FULL_BATCH, plan.seconds / 3)
             for callers in plan.callers:
-                # Before and after: a machine whose speed drifts must not decide the ratio.
+                # Before and after, so that a drift of the machine's speed does not decide the ratio.
                 if callers == FULL_BATCH:
                     self._measure_raw()
                 await self._closed(callers, one)
@@ -239,7 +239,7 @@ class _LoadTest:
             self._step(self._report())
 
     def _ask(self, requests: Sequence[bytes], deadline: float | None) -> Ask:
-        """Calls that name the supports in turn, and are given up after `deadline` seconds."""
+        """Calls that use the supports in turn, with a deadline in seconds."""
         turns = itertools.cycle(requests)
 
         async def ask(number: int) -> str:

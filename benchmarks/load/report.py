@@ -27,7 +27,7 @@ HEADER = (
 
 
 def tables(report: Report) -> tuple[ReportTable, ...]:
-    """Every run, and what follows from them."""
+    """One table of all runs, and one of the derived figures."""
     return _runs(report), _summary(report)
 
 
@@ -37,7 +37,7 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def summary(report: Report) -> dict[str, float | None]:
-    """The figures that the targets are about; None for what has not been measured yet."""
+    """Derived figures; None if not measured yet."""
     best = max(report.raw.values(), default=None)
     full = report.full.outcome if report.full else None
     overload = report.overload.outcome if report.overload else None

@@ -1,4 +1,4 @@
-"""Whether a server's memory grows with the requests that it has answered: `capeserve bench memory`."""
+"""Measures whether a server's memory grows with the number of requests: `capeserve bench memory`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 CALLERS = 16
 
 COLD_EVERY = 20
-"""One of so many requests brings a support that is new, so that caches fill, overflow and evict."""
+"""Every n-th request has a new support, so that caches fill and evict."""
 
 CACHES = {"support_cache_bytes": "8MiB", "text_cache_bytes": "4MiB", "definition_cache_bytes": "1MiB"}
-"""Small caches, full long before the second half: what grows after that is a leak."""
+"""Small caches, full long before the second half: growth after that is a leak."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Memory at a moment.
+    """A memory sample.
 
     Attributes:
         requests: answered by then.
@@ -44,7 +44,7 @@ class Sample:
 
 
 def growth(samples: Sequence[Sample]) -> float:
-    """Bytes per request by which memory grew over the second half: the slope of a straight line through it.
+    """Growth over the second half in bytes per request: the slope of a straight line through it.
 
     Raises:
         ValueError: fewer than two samples in that half.
@@ -59,14 +59,14 @@ def growth(samples: Sequence[Sample]) -> float:
 def measure_memory(
     repository: Path, served: Served, requests: int, samples: int, step: Callable[[list[Sample]], None]
 ) -> list[Sample]:
-    """Sends requests and looks at the server's memory.
+    """Sends requests and samples the server's memory.
 
     Args:
         repository: what the server serves.
         served: with the caches of `CACHES`.
         requests: how many to send.
-        samples: how often to look.
-        step: told the samples so far.
+        samples: number of samples.
+        step: called with the samples so far.
 
     Raises:
         grpc.RpcError: a request failed.

@@ -1,4 +1,4 @@
-"""The fastest that an engine multiplies matrices here: graphs of nothing but large products, run like components."""
+"""The peak speed of matrix products in an engine: graphs of large products, run like components."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ SIDES = (768, 1024, 1536)
 """Sides of the square matrices. Which is fastest depends on the caches; the peak is the best of them."""
 
 PRODUCTS = 6
-"""Products in a row, each with weights of its own: long enough that starting a run takes no time beside it."""
+"""Consecutive products, each with its own weights: enough to make the overhead of a run negligible."""
 
 OUTPUT_COLUMNS = 16
-"""Of the last product, so that neither copying nor checking the output takes time beside the rest."""
+"""Width of the last product, small enough that copying and checking the output is negligible."""
 
 
 def multiply_adds(side: int) -> int:
-    """Of one run of a graph."""
+    """Multiply-adds of one run of a graph."""
     return PRODUCTS * side**3 + side * side * OUTPUT_COLUMNS
 
 
 def component(side: int) -> str:
-    """What the graph of a side is called."""
+    """Name of the graph of a given side."""
     return f"gemm_{side}"
 
 
 def write_graphs(folder: Path, sides: Sequence[int]) -> Manifest:
-    """Writes a graph a side, each a component of a repository.
+    """Writes one graph per side, each a component of a repository.
 
     Returns:
-        All that an engine reads of the repository's manifest.
+        The parts of a manifest that an engine reads.
     """
     components = {}
     for side in sides:
@@ -54,13 +54,13 @@ def write_graphs(folder: Path, sides: Sequence[int]) -> Manifest:
             bytes=path.stat().st_size,
             parameters=multiply_adds(side) // side,
         )
-    # No system is served of it: engines ask for components alone.
+    # No system is needed: engines read components only.
     known: dict[str, Any] = {"components": components, "systems": {}}
     return Manifest.model_construct(**known)
 
 
 def gemm_engine(folder: Path, manifest: Manifest, choice: EngineChoice, threads: int | None) -> Engine:
-    """The same engine with the same options as a server's."""
+    """Opens the engine with the options of a server."""
     return load_engine(choice.engine, folder, manifest, threads=threads, precision=choice.precision)
 
 
@@ -69,7 +69,7 @@ def _graph(side: int) -> onnx.ModelProto:
     nodes, weights, last = [], [], "x"
     for number in range(PRODUCTS + 1):
         columns = side if number < PRODUCTS else OUTPUT_COLUMNS
-        # Divided by the root of the side, values stay as large as they were.
+        # Dividing by the root of the side keeps the magnitude of values.
         matrix = generator.standard_normal((side, columns), np.float32) / np.float32(side**0.5)
         weights.append(numpy_helper.from_array(matrix, f"w{number}"))
         result = f"h{number}" if number < PRODUCTS else "y"

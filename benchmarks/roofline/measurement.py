@@ -1,8 +1,8 @@
-"""How near the image backbone is to the machine's limit: `capeserve bench roofline`.
+"""Compares the image backbone with the machine's peak: `capeserve bench roofline`.
 
-Its matrix products, at the speed at which the same engine in the same precision multiplies large matrices here, would
-take a certain time. What it takes beyond that goes into everything that is no product: normalisation, softmax, moving
-windows about, and products too small to be fast. Everybody takes turns, so that a busy machine is busy for all.
+The bound is the time of its matrix products at the speed of large products in the same engine and precision. The rest
+is normalisation, softmax, window partitioning and products too small to be fast. All runs are interleaved, so that a
+busy machine affects all alike.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Roofline:
 
     @property
     def ideal_seconds(self) -> float:
-        """What a run's products would take at the peak."""
+        """Time of the run's products at the peak."""
         return self.multiply_adds / self.peak
 
     @property
@@ -109,7 +109,7 @@ def _measure(
         for system in manifest.systems.values()
         if "image_backbone" in system.components
     }
-    # Its other components would only take memory.
+    # Its other components would take memory for nothing.
     own = manifest.model_copy(update={"components": {name: manifest.components[name] for name in backbones}})
     generator = np.random.default_rng(0)
     kinds: dict[tuple[str, int], Callable[[], object]] = {}
@@ -147,7 +147,7 @@ def _measure(
 
 
 def _in_turns(kinds: dict[tuple[str, int], Callable[[], object]], runs: int) -> dict[tuple[str, int], float]:
-    """Median seconds of each kind; one run of each in turn."""
+    """Median seconds of each kind, interleaved."""
     measured: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
     for turn in range(-WARM_UP, runs):
         for kind, run in kinds.items():

@@ -61,7 +61,7 @@ def document(rooflines: Sequence[Roofline]) -> dict[str, Any]:
 
 
 def draw(rooflines: Sequence[Roofline], figure: Figure) -> None:
-    """Time of a run, and the part of it that its products would take at the peak."""
+    """Time of a run, and the time of its products at the peak."""
     axes = figure.add_subplot()
     labels = [f"{one.repository}, {one.engine},\nbatch {one.batch}" for one in rooflines]
     bars = axes.barh(labels, [1000 * one.seconds / one.batch for one in rooflines], label="run, ms per image")

@@ -1,7 +1,7 @@
-"""What a request costs as it grows, and what more of the machine brings: `capeserve bench scaling`.
+"""Cost by request size, and gain from cores and processes: `capeserve bench scaling`.
 
-Keypoints, shots, boxes and image size are measured one request at a time, on one server; cores and processes by the
-throughput of 16 callers, each number on servers of its own.
+Keypoints, shots, boxes and image size are measured one request at a time on one server; cores and processes by the
+throughput of 16 callers, with new servers for each number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STAGES = ("decode", "prepare", "backbone", "decoder", "total")
 CALLERS = 16
 
 MAX_MESSAGE = "256MiB"
-"""The server's limits, for the largest photographs."""
+"""Server limits for the largest images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         keypoints, shots, boxes, megapixels: values to measure.
-        processes: numbers of servers that share the processors.
+        processes: numbers of servers that share the CPUs.
         runs: requests of each kind and value.
         seconds: length of a throughput run.
     """
@@ -67,7 +67,7 @@ class Point:
         value: of it.
         warm: round trips of queries whose support is cached, in seconds; None for throughput runs.
         stages: medians of the server's own timing of these, in seconds.
-        cold: round trips of queries that bring a new support; None where it is not measured.
+        cold: round trips of queries with a new support; None where it is not measured.
         rate: answers per second of 16 callers; None where it is not measured.
         request_bytes: size of a warm request.
     """
@@ -94,7 +94,7 @@ def measure_scaling(
         serve: starts the servers.
         plan: what to measure.
         settings: of the servers.
-        step: told the points so far after each.
+        step: called with the points so far after each.
     """
     manifest = read_manifest(repository)
     spec = next(iter(manifest.systems.values()))
@@ -133,7 +133,7 @@ def measure_scaling(
 
 
 def throughput(servers: Sequence[Served], work: Workload, seconds: float) -> float:
-    """Answers per second of 16 callers who use the servers in turn, after a third of the time to warm up."""
+    """Answers per second of 16 callers that use the servers in turn, after a warm-up of a third of the time."""
 
     async def measure() -> float:
         requests: list[tuple[str, bytes]] = []
@@ -149,14 +149,14 @@ def throughput(servers: Sequence[Served], work: Workload, seconds: float) -> flo
 
 
 class _OneByOne:
-    """Requests to one server, one after the other."""
+    """Sequential requests to one server."""
 
     def __init__(self, served: Served, caller: Caller, runs: int, modalities: tuple[Modality, ...]) -> None:
         self._served, self._caller, self._runs, self.modalities = served, caller, runs, modalities
         self._numbers = itertools.count(time.time_ns())
 
     def point(self, quantity: str, value: float, work: Workload, *, cold: bool = False) -> Point:
-        """Measures one value; cold requests only where they say something about the quantity."""
+        """Measures one value; cold requests only if the quantity affects them."""
         (name,) = register(self._served.target, [work.support])
         known = warm_request(work, name)
         self._caller.ask(known)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def by_quantity(points: Iterable[Point]) -> dict[str, list[Point]]:
-    """Points by what grows in them, in the order in which they were measured."""
+    """Points by quantity, in measured order."""
     found: dict[str, list[Point]] = {}
     for point in points:
         found.setdefault(point.quantity, []).append(point)

@@ -1,4 +1,4 @@
-"""What became of every request of a soak, and when which server was disturbed."""
+"""Outcome of every request of a soak, and the times at which a server was disturbed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REMEMBERED = 30
-"""Wrong and lost requests that are described in the report."""
+"""Most wrong and lost requests that the report describes."""
 
 GRACE_SECONDS = 3.0
-"""After a disturbance: until then a client may still wait between two attempts to connect."""
+"""Seconds after a disturbance in which a client may still wait between connection attempts."""
 
 
 class Ledger:
-    """Counts requests by kind and by what became of them; for use by many threads.
+    """Counts requests by kind and outcome. Thread-safe.
 
     Attributes:
-        right: answered, and the answer is right.
-        refused: refused with a code that is right at that moment, by kind and code.
-        troubles: descriptions of what was wrong or lost, the first ones.
+        right: answered correctly.
+        refused: refused with a code that was right at that time, by kind and code.
+        troubles: descriptions of the first wrong or lost requests.
     """
 
     def __init__(self) -> None:
@@ -34,28 +34,28 @@ class Ledger:
         self.troubles: list[str] = []
 
     def count_sent(self, kind: str, requests: int = 1) -> None:
-        """So many requests of a kind leave now; each must be counted once more below."""
+        """Counts requests that are sent; each must be counted once more with its outcome."""
         with self._lock:
             self.sent[kind] += requests
 
     def count_right(self, kind: str) -> None:
-        """An answer is the one that it should be."""
+        """Counts a right answer."""
         with self._lock:
             self.right[kind] += 1
 
     def count_refused(self, kind: str, code: str, requests: int = 1) -> None:
-        """So many requests were refused with a code that is right."""
+        """Counts requests refused with the right code."""
         with self._lock:
             self.refused[kind, code] += requests
 
     def count_wrong(self, kind: str, description: str) -> None:
-        """An answer is another one than it should be, or a refusal has a code that is not right."""
+        """Counts a wrong answer, or a refusal with a wrong code."""
         with self._lock:
             self.wrong[kind] += 1
             self._remember(f"wrong, {kind}: {description}")
 
     def count_lost(self, kind: str, description: str, requests: int = 1) -> None:
-        """Requests that were never answered, or a support that was confirmed and is not there."""
+        """Counts requests without an answer, or a confirmed support that is missing."""
         with self._lock:
             self.lost[kind] += requests
             self._remember(f"lost, {kind}: {description}")
@@ -66,13 +66,13 @@ class Ledger:
 
     @property
     def unaccounted(self) -> int:
-        """Requests that were sent and counted nowhere else."""
+        """Requests without an outcome."""
         ends = (self.right, self.refused, self.wrong, self.lost)
         return self.sent.total() - sum(counter.total() for counter in ends)
 
 
 class Disturbances:
-    """When a server was being killed, stopped or deprived of its registry: then it may be unavailable."""
+    """Times at which a server was killed, stopped or cut off from its registry and may be unavailable."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class Disturbances:
 
     @contextmanager
     def now(self) -> Iterator[None]:
-        """A disturbance for as long as the block lasts, and a little longer."""
+        """Marks a disturbance for the duration of the block and a short while after."""
         started = time.monotonic()
         with self._lock:
             self._times.append((started, None))
@@ -92,6 +92,6 @@ class Disturbances:
                 self._times[place] = (started, time.monotonic() + GRACE_SECONDS)
 
     def overlap(self, start: float, end: float) -> bool:
-        """Whether one was going on at any time between two."""
+        """Whether a disturbance overlapped a time span."""
         with self._lock:
             return any(begun <= end and (ended is None or ended >= start) for begun, ended in self._times)

@@ -1,4 +1,4 @@
-"""What a soak found, as JSON and Markdown."""
+"""The report of a soak, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.soak.run import Outcome
 
 
 def document(outcome: Outcome, **about: Any) -> dict[str, Any]:
-    """An outcome as JSON, after what is said `about` it: the date, the machine, the command."""
+    """The outcome as JSON, after `about`: date, machine, command."""
     ledger = outcome.ledger
     kinds = sorted(set(ledger.sent) | set(ledger.wrong) | set(ledger.lost))
     refused: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
@@ -41,7 +41,7 @@ def document(outcome: Outcome, **about: Any) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """What `document` says, for people."""
+    """The same as Markdown."""
     verdict = "passed" if found["wrong"] == found["lost"] == 0 else "FAILED"
     lines = [
         f"# Soak: {verdict}",

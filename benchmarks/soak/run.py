@@ -1,6 +1,6 @@
-"""A soak: mixed traffic to real servers, while they are killed, stopped and starved, for as long as one likes.
+"""Runs a soak: mixed traffic to real servers that are killed, stopped and starved, for a given time.
 
-It ends with a count: sent, answered right, refused with the right code, wrong, lost. The last two must be 0.
+It ends with counts: sent, right, refused with the right code, wrong, lost. The last two must be 0.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.soak.cast import Cast, rehearse
+from benchmarks.soak.expected_answers import ExpectedAnswers, record_answers
 from benchmarks.soak.ledger import Disturbances, Ledger
 from benchmarks.soak.server import HANG_SECONDS
 from benchmarks.soak.traffic import Caller, Place
 from cape.client import CapeError, Client, ConnectionOptions
 
 READY_SECONDS = 180.0
-"""Until a server must answer; on a busy machine loading takes long."""
+"""Seconds until a server must answer; loading is slow on a busy machine."""
 
 END_SECONDS = 90.0
-"""After the last call was begun: until then all must have ended."""
+"""Seconds after the last call by which all must have ended."""
 
 FAULT_PAUSE = (8.0, 25.0)
 """Seconds between two faults."""
 
 
 class SoakError(RuntimeError):
-    """A soak that cannot go on; the message is one line."""
+    """The soak cannot go on; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a soak.
+    """Result of a soak.
 
     Attributes:
-        seconds: how long traffic was sent.
-        ledger: what became of the requests.
-        faults: how often what was done to the servers.
-        least_distance: see `Cast.least_distance`.
+        seconds: duration of the traffic.
+        ledger: outcomes of the requests.
+        faults: number of injected faults by kind.
+        least_distance: see `ExpectedAnswers.least_distance`.
     """
 
     seconds: float
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Process:
-    """A program that is started again and again with the same command."""
+    """A process that is restarted with the same command."""
 
     command: list[str]
     log: Path
@@ -74,7 +74,7 @@ class _Process:
         self.popen.send_signal(number)
 
     def end(self, number: int) -> int:
-        """Ends it with a signal; returns the exit code."""
+        """Stops it with a signal; returns the exit code."""
         self.signal(number)
         assert self.popen is not None
         try:
@@ -83,7 +83,7 @@ class _Process:
             raise SoakError(f"a process does not end after signal {number}; its log: {self._last_line()}") from None
 
     def hung(self) -> bool:
-        """Whether it says that it ended while its engine hung, as the soak makes it do."""
+        """Whether its log says that it ended while its engine hung, which the soak provokes."""
         return self._last_line().endswith("an engine run that hangs")
 
     def _last_line(self) -> str:
@@ -92,7 +92,7 @@ class _Process:
 
 
 class _Stage:
-    """The servers, the Redis that they share where there is one, and what is done to them."""
+    """The servers, their shared Redis if there is one, and the faults injected into them."""
 
     def __init__(self, repository: Path, folder: Path, replicas: int, redis: bool, fault_rate: float) -> None:
         registry = f"sqlite:///{folder}/supports.sqlite3"
@@ -140,7 +140,7 @@ class _Stage:
                 raise SoakError(f"a server did not become ready: {error}") from None
 
     def disturb(self) -> None:
-        """Does something bad at random, and waits until it is over."""
+        """Injects a random fault and waits until it is over."""
         number = random.randrange(len(self.servers))
         faults: dict[str, Callable[[], None]] = {
             "server killed (SIGKILL) and started again": lambda: self._restart(number, signal.SIGKILL),
@@ -199,31 +199,33 @@ def soak(
 
     Args:
         repository: an exported repository; its default system must take images and texts.
-        minutes: how long to send traffic.
-        callers: threads that send it.
-        replicas: servers; several need a Redis.
-        redis: keep supports in a Redis of its own, which has faults too; else in an SQLite file.
-        fault_rate: share of the engine's runs that go wrong.
-        seed: of what is sent.
-        progress: told what happens, a line at a time.
+        minutes: duration of the traffic.
+        callers: threads that send traffic.
+        replicas: number of servers; several need Redis.
+        redis: keep supports in a Redis that has faults too; else in an SQLite file.
+        fault_rate: fraction of engine runs that fail.
+        seed: of the traffic.
+        progress: called with one line of progress at a time.
 
     Raises:
         SoakError: the servers cannot be started, or do not come back.
     """
     if replicas > 1 and not redis:
-        raise SoakError("several replicas share nothing but a Redis")
+        raise SoakError("several replicas need a shared Redis")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capeserve_soak_")))
-        cast = _rehearsal(repository, folder, seed)
-        progress(f"rehearsed; two supports' answers differ by {cast.least_distance:.2g} of an image at least")
+        expected = _record_answers(repository, folder, seed)
+        progress(
+            f"expected answers recorded; two supports differ by at least {expected.least_distance:.2g} of an image"
+        )
         stage = _Stage(repository, folder, replicas, redis, fault_rate)
         stack.callback(stage.close)
         stage.start()
-        names = _register(cast, stage.places[0])
+        names = _register(expected, stage.places[0])
         ledger = Ledger()
         started = time.monotonic()
         until = started + minutes * 60
-        actors = [Caller(number + seed * 1000, stage.places, names, cast, ledger) for number in range(callers)]
+        actors = [Caller(number + seed * 1000, stage.places, names, expected, ledger) for number in range(callers)]
         threads = [threading.Thread(target=actor.run, args=(until,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()
@@ -238,33 +240,33 @@ def soak(
         stuck = sum(thread.is_alive() for thread in threads)
         seconds = time.monotonic() - started
         if stuck or ledger.unaccounted:
-            ledger.count_lost("call", f"{stuck} callers wait for an answer that does not come", ledger.unaccounted)
+            ledger.count_lost("call", f"{stuck} callers still wait for an answer", ledger.unaccounted)
         for code in stage.exit_codes:
             if code != 0:
                 ledger.count_wrong("SIGTERM", f"exit code {code}")
         _check_supports(stage, names, ledger)
-        return Outcome(seconds, ledger, stage.faults, cast.least_distance)
+        return Outcome(seconds, ledger, stage.faults, expected.least_distance)
 
 
-def _rehearsal(repository: Path, folder: Path, seed: int) -> Cast:
-    """The right answers, from a server without faults."""
+def _record_answers(repository: Path, folder: Path, seed: int) -> ExpectedAnswers:
+    """Records the expected answers of a server without faults."""
     stage = _Stage(repository, folder, 1, redis=False, fault_rate=0.0)
     try:
         stage.start()
         with Client(stage.places[0].target) as client:
-            return rehearse(client, seed)
+            return record_answers(client, seed)
     finally:
         stage.close()
 
 
-def _register(cast: Cast, place: Place) -> list[str]:
-    # The engine fails now and then from the start; creating twice is harmless.
+def _register(expected: ExpectedAnswers, place: Place) -> list[str]:
+    # The engine fails at random from the start; creating a support twice is harmless.
     with Client(place.target) as client:
-        return [client.create_support(support).name for support in cast.supports]
+        return [client.create_support(support).name for support in expected.supports]
 
 
 def _check_supports(stage: _Stage, names: list[str], ledger: Ledger) -> None:
-    """Every support that was registered must be there, on every server."""
+    """Checks that every registered support is on every server."""
     for place in stage.places:
         with Client(place.target) as client:
             there = {support.name for support in client.list_supports()}

@@ -1,8 +1,8 @@
-"""A real server whose engine fails now and then: what `capeserve soak` sends its traffic to.
+"""A real server whose engine fails at random, for `capeserve soak`.
 
     python -m benchmarks.soak.server '{"repository": "exported", "port": 50051, …}' RATE
 
-Only the ONNX Runtime sessions lie; the engine that must notice, and everything above it, is the service's own.
+Only the ONNX Runtime sessions are replaced; the engine and everything above it is the service's own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from service.telemetry.logs import configure_logs
 Outputs = list[npt.NDArray[Any]]
 
 HANG_SECONDS = 6.0
-"""What the soak's servers are told to call a hang: longer than a batch takes on a busy machine. Theirs last 1.5 times
-as long."""
+"""`hang_seconds` of the soak's servers: longer than a batch takes on a busy machine. Injected hangs last 1.5 times as
+long."""
 
 
 def _raise(outputs: Outputs) -> Outputs:
@@ -62,14 +62,14 @@ FAULTS: dict[Callable[[Outputs], Outputs], int] = {
     _too_few_rows: 25,
     _hang: 1,
 }
-"""What a session does instead of answering, and how often beside the others."""
+"""Injected faults and their relative frequency."""
 
 
 class FaultySession:
-    """A session that answers right, most of the time."""
+    """An ONNX Runtime session that fails at random."""
 
     def __init__(self, session: Any, rate: float) -> None:
-        """Takes the session, and the share of its runs that go wrong."""
+        """Wraps a session; `rate` is the fraction of runs that fail."""
         self._session = session
         self._rate = rate
 

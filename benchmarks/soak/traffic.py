@@ -1,4 +1,4 @@
-"""One of many callers in a soak: does something at random, again and again, and says what became of it."""
+"""One of many callers in a soak: sends random requests and records their outcomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.soak.cast import IMAGES, SUPPORTS, Cast, made_up_support
+from benchmarks.soak.expected_answers import IMAGES, SUPPORTS, ExpectedAnswers, made_up_support
 from benchmarks.soak.ledger import Disturbances, Ledger
 from cape.client import (
     Box,
@@ -26,37 +26,39 @@ from cape.client import (
 )
 
 TIMEOUT_SECONDS = 30.0
-"""Deadline of a call that is not about deadlines; far more than a server needs that is not disturbed."""
+"""Deadline of ordinary calls; far more than an undisturbed server needs."""
 
 PAUSE_SECONDS = (0.05, 0.5)
-"""Between a refusal and the next call."""
+"""Seconds between a refusal and the next call."""
 
 ENGINE_FAILED = "the engine could not run"
-"""What the server says when its engine has failed, which the soak makes it do at any time."""
+"""Codes of an engine failure, which the soak may inject at any time."""
 
 NOWHERE = "supports/00000000000000000000000000000000"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server: where it is, and when it is disturbed."""
+    """A server's address and its disturbances."""
 
     target: str
     disturbances: Disturbances
 
 
 class Caller:
-    """A thread's worth of mixed traffic to all servers."""
+    """Sends mixed traffic to all servers from one thread."""
 
-    def __init__(self, number: int, places: list[Place], names: list[str], cast: Cast, ledger: Ledger) -> None:
+    def __init__(
+        self, number: int, places: list[Place], names: list[str], expected: ExpectedAnswers, ledger: Ledger
+    ) -> None:
         """Connects.
 
         Args:
-            number: seeds what it does.
+            number: seed of its traffic.
             places: the servers.
             names: of the cast's supports, registered.
-            cast: what to send, and what must come back.
-            ledger: where to count.
+            expected: what to send, and the expected answers.
+            ledger: counts the outcomes.
         """
         self._random = random.Random(number)
         self._number = number
@@ -66,7 +68,7 @@ class Caller:
         self._clients = [Client(place.target, options) for place in places]
         self._hurried = [Client(place.target, hurried) for place in places]
         self._names = names
-        self._cast = cast
+        self._expected = expected
         self._ledger = ledger
         self._actions: dict[Callable[[int], None], int] = {
             self._query: 40,
@@ -80,7 +82,7 @@ class Caller:
         }
 
     def run(self, until: float) -> None:
-        """Calls until a monotonic time."""
+        """Sends calls until a monotonic time."""
         while time.monotonic() < until:
             (action,) = self._random.choices(list(self._actions), list(self._actions.values()))
             action(self._random.randrange(len(self._places)))
@@ -88,20 +90,20 @@ class Caller:
             client.close()
 
     def _pick(self, inline: bool = False) -> tuple[int, int, Query]:
-        """Numbers of a support and an image, and a query of both."""
+        """Picks a support and an image, and makes a query of them."""
         support, image = self._random.randrange(SUPPORTS), self._random.randrange(IMAGES)
-        source = self._cast.supports[support] if inline else self._names[support]
-        return support, image, Query(self._cast.images[image], source)
+        source = self._expected.supports[support] if inline else self._names[support]
+        return support, image, Query(self._expected.images[image], source)
 
     def _judge(self, kind: str, support: int, image: int, answer: PoseEstimate) -> None:
-        mistake = self._cast.mistake(support, image, answer)
+        mistake = self._expected.mistake(support, image, answer)
         if mistake:
             self._ledger.count_wrong(kind, mistake)
         else:
             self._ledger.count_right(kind)
 
     def _judge_refusal(self, kind: str, place: int, started: float, error: CapeError, requests: int = 1) -> None:
-        """Whether a refusal that nobody asked for may come now."""
+        """Whether an unprovoked refusal is acceptable now."""
         disturbed = self._places[place].disturbances.overlap(started, time.monotonic())
         fine = (
             isinstance(error, OverloadedError)
@@ -111,7 +113,7 @@ class Caller:
         if fine:
             engine = " (engine)" if str(error).startswith(ENGINE_FAILED) else ""
             self._ledger.count_refused(kind, f"{error.code.name}{engine}", requests)
-            # As callers do; a server that is away would else be what most of the traffic meets.
+            # As real callers do; otherwise most of the traffic would meet the server that is down.
             time.sleep(self._random.uniform(*PAUSE_SECONDS))
             return
         for _ in range(requests):
@@ -134,7 +136,7 @@ class Caller:
         self._ask("inline query", place, *self._pick(inline=True))
 
     def _batch(self, place: int) -> None:
-        """A batch; some have one item that must fail by itself."""
+        """Sends a batch; some have one item that must fail alone."""
         kind = "item of a batch"
         picked = [self._pick() for _ in range(self._random.randint(2, 8))]
         queries = [query for _, _, query in picked]
@@ -170,12 +172,12 @@ class Caller:
         elif isinstance(answer, CapeError):
             self._judge_refusal(kind, place, started, answer)
         elif spoilt:
-            self._ledger.count_wrong(kind, "an answer to what is no image")
+            self._ledger.count_wrong(kind, "an answer to an invalid image")
         else:
             self._judge(kind, support, image, answer)
 
     def _stream(self, place: int) -> None:
-        """A stream that is read to its end, or until the server ends it."""
+        """Sends a stream and reads it to its end."""
         kind = "item of a stream"
         picked = [self._pick() for _ in range(self._random.randint(5, 30))]
         self._ledger.count_sent(kind, len(picked))
@@ -194,13 +196,13 @@ class Caller:
                 self._judge_refusal(kind, place, started, error, len(open_items))
         else:
             if open_items:
-                self._ledger.count_lost(kind, "a stream ended as if all were answered", len(open_items))
+                self._ledger.count_lost(kind, "a stream ended with OK before all items were answered", len(open_items))
 
     def _mistake(self, place: int) -> None:
-        """A request that must be refused, with the code that fits."""
+        """Sends a request that must be refused with a certain code."""
         kind = "mistake"
         support, image, _ = self._pick()
-        data, name = self._cast.images[image], self._names[support]
+        data, name = self._expected.images[image], self._names[support]
         expected, spoilt = self._random.choice(
             (
                 (InvalidRequestError, Query(data[: len(data) // 3], name)),
@@ -225,7 +227,7 @@ class Caller:
             self._ledger.count_wrong(kind, f"an answer where {expected.__name__} was due")
 
     def _hurry(self, place: int) -> None:
-        """A request whose deadline may not be kept."""
+        """Sends a request with a deadline that may be too short."""
         kind = "hurried query"
         support, image, query = self._pick()
         self._ledger.count_sent(kind)
@@ -240,7 +242,7 @@ class Caller:
             self._judge(kind, support, image, answer)
 
     def _abandon(self, place: int) -> None:
-        """A stream whose caller leaves after the first answer; what it sent is of no interest to anybody then."""
+        """Opens a stream and leaves after the first answer; the rest must be discarded."""
         kind = "first item of an abandoned stream"
         picked = [self._pick() for _ in range(20)]
         self._ledger.count_sent(kind)
@@ -259,22 +261,22 @@ class Caller:
             answers.close()
 
     def _lifetime(self, place: int) -> None:
-        """A support of its own: created, used, deleted, and then not there any more."""
+        """Creates, uses and deletes a support, and checks that it is gone."""
         client = self._clients[place]
-        # Of the time and the caller's number: nobody else's support has the same content.
+        # Seeded by time and caller number, so that no other caller has the same content.
         definition = made_up_support(time.time_ns() // 1000 * 64 + self._number)
-        image = self._cast.images[self._random.randrange(IMAGES)]
+        image = self._expected.images[self._random.randrange(IMAGES)]
         name = ""
 
         def step(kind: str, call: Callable[[], str]) -> bool:
-            """Counts a call that returns what is wrong; False where the story ends."""
+            """Counts a call that returns a description of what is wrong; False if the sequence cannot go on."""
             self._ledger.count_sent(kind)
             started = time.monotonic()
             try:
                 mistake = call()
             except CapeError as error:
                 if kind == "use" and isinstance(error, NotFoundError):
-                    self._ledger.count_lost(kind, f"{name} was created and is not there")
+                    self._ledger.count_lost(kind, f"{name} was created and is missing")
                 else:
                     self._judge_refusal(kind, place, started, error)
                 return False

@@ -1,4 +1,4 @@
-"""How long a server takes from its start to its first answers: `capeserve bench start`."""
+"""Time from a server's start to its first answers: `capeserve bench start`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Start:
     """One start; times in seconds from the start of the process.
 
     Attributes:
-        ready: the health service says that it serves, asked ten times a second.
+        ready: the health service answers SERVING, polled ten times a second.
         answered: the first query is answered, its support registered and encoded.
         resident: bytes of its memory then.
     """
@@ -38,7 +38,7 @@ def measure_starts(
     starts: int,
     step: Callable[[list[Start]], None],
 ) -> list[Start]:
-    """Starts a server several times, one after the other; the first finds files that may not be in memory yet."""
+    """Starts a server several times; at the first start, files may not be in the page cache."""
     spec = next(iter(read_manifest(repository).systems.values()))
     work = workload(modalities=used_modalities(spec))
     found: list[Start] = []
@@ -54,7 +54,7 @@ def measure_starts(
 
 
 def tables(starts: Sequence[Start]) -> tuple[ReportTable, ...]:
-    """Every start, and the median of those after the first."""
+    """Every start, and the median without the first."""
     rows = [(str(number), *_cells(start)) for number, start in enumerate(starts, start=1)]
     if warm := starts[1:]:
         middle = Start(

@@ -1,4 +1,4 @@
-"""Every system of the paper, measured in every form: `capeserve bench systems` writes docs/systems.md.
+"""Measures every system of the paper in every form: `capeserve bench systems` writes docs/systems.md.
 
 Each is built at the published size (Swin V2-S, gte-base) with random weights, counted, exported, compared with
 PyTorch by the exporter, served by a process of its own and called over gRPC; where the published code's own answers
@@ -25,7 +25,7 @@ from cape.client import Client
 from cape.configuration import SystemName
 from cape.models.system import SWIN_CLASSIFIER_PARAMETERS
 from cape.predictor import Predictor
-from cape.towers import bert_tokenizer
+from cape.pretrained.text_encoders import bert_tokenizer
 from export.repository import export_repository
 from tests import golden_models as golden
 
@@ -39,7 +39,7 @@ GOLDEN: dict[SystemName, tuple[str, ...]] = {
 NONE = "no published code"
 
 Serve = Callable[[Path], AbstractContextManager[str]]
-"""Serves a repository in a process of its own; gives the target to call."""
+"""Serves a repository in its own process; yields the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Row:
         parity: largest difference of a keypoint between ONNX Runtime and PyTorch, fraction of the crop.
         golden_torch: largest difference of a keypoint between PyTorch and the published code; None without such code.
         golden_onnx: the same for the exported graphs.
-        served: largest difference of a keypoint between the running service and PyTorch, in pixels of the photograph.
+        served: largest difference of a keypoint between the running service and PyTorch, in pixels of the image.
     """
 
     system: SystemName
@@ -72,8 +72,8 @@ def measure_system(system: SystemName, support: Path, photograph: Path, serve: S
 
     Args:
         system: which one.
-        support: annotation of a support photograph.
-        photograph: what is asked for.
+        support: annotation of a support image.
+        photograph: the query.
         serve: serves the export.
     """
     configuration = published_configuration(system)
@@ -119,9 +119,9 @@ def document(old: str, rows: Sequence[Row], section: str | None) -> str:
     """The document of all systems.
 
     Args:
-        old: what it said before; a part that is not measured now stays as it is, with its date and machine.
-        rows: of the paper's systems; empty where they are not measured.
-        section: of CapeLLM, from `benchmarks.capellm.systems`; None where it is not measured.
+        old: its earlier text; a part that is not measured now stays, with its date and machine.
+        rows: of the paper's systems; empty if not measured.
+        section: of CapeLLM, from `benchmarks.capellm.systems`; None if not measured.
     """
     heading = f"## {CAPELLM}\n"
     table, _, behind = old.partition(heading)

@@ -33,8 +33,8 @@ class SwinV2(nn.Module):
                 qkv_bias=True,
                 drop_path_rate=configuration.drop_path_rate,
                 layer_norm_eps=1e-5,
-                # 0: the position bias is computed for this window, not scaled from another.
-                pretrained_window_sizes=[0] * len(configuration.depths),
+                # 0: positions are relative to the model's own window, not to that of a model it was pretrained as.
+                pretrained_window_sizes=list(configuration.pretrained_windows or [0] * len(configuration.depths)),
             ),
             add_pooling_layer=False,
         )

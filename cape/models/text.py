@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -9,18 +11,22 @@ from transformers import (
     BertModel,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
-    GteConfig,
-    GteModel,
 )
 
-from cape.configuration import TextConfiguration
+from cape.configuration import Pooling, TextConfiguration
 from cape.models.attention import additive_mask
+
+if TYPE_CHECKING:
+    from transformers import GteModel
 
 
 def _tower(configuration: TextConfiguration) -> nn.Module:
     # Eager attention takes our additive mask as it is, and exports to plain matrix products.
     arguments = {**configuration.architecture, "attn_implementation": "eager"}
     if configuration.kind == "gte":
+        # Newer than the other two: a model without gte also runs with an older transformers.
+        from transformers import GteConfig, GteModel
+
         factor = arguments.pop("ntk_factor", 1.0)
         tower = GteModel(GteConfig(**arguments))
         _scale_rotary_embedding(tower, factor)
@@ -42,6 +48,23 @@ def _scale_rotary_embedding(tower: GteModel, factor: float) -> None:
     assert theta is not None, "GteConfig fills it in"
     base = factor * theta
     rotary.inv_freq.copy_(1.0 / base**exponent / factor ** (2 / width))
+
+
+def _pooled(states: Tensor, valid: Tensor, pooling: Pooling) -> Tensor:
+    """Token states [N, T, D] and validity [N, T] → one vector a text [N, D], as sentence-transformers pools them.
+
+    Texts begin at the first token and are padded after the last.
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "max":
+        return (states + additive_mask(valid).unsqueeze(-1)).amax(1)
+    place = valid.cumsum(1) * valid
+    if pooling == "last":
+        weights = (place == valid.sum(1, keepdim=True)).to(states.dtype) * valid
+    else:
+        weights = place if pooling == "weighted_mean" else valid
+    return (states * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1.0)
 
 
 class TextEncoder(nn.Module):
@@ -69,10 +92,7 @@ class TextEncoder(nn.Module):
         else:
             valid = mask.to(torch.float32)
             states = self.tower(input_ids=ids, attention_mask=additive_mask(valid)[:, None, None, :]).last_hidden_state
-            if self.pooling == "cls":
-                vectors = states[:, 0]
-            else:
-                vectors = (states * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1.0)
+            vectors = _pooled(states, valid, self.pooling)
         present = (mask.sum(-1, keepdim=True) > 0).to(vectors.dtype)
         unit = vectors / vectors.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
         return (unit * present).unflatten(0, input_ids.shape[:2])

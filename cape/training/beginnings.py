@@ -8,9 +8,9 @@ import torch
 
 from cape.checkpoints import CheckpointError, load_checkpoint
 from cape.models.system import System
-from cape.published import open_published
-from cape.published_layouts import convert, under
-from cape.towers import bert_tokenizer, packaged_text_tower, read_text_tower
+from cape.pretrained.text_encoders import bert_tokenizer, packaged_text_encoder, read_text_encoder
+from cape.published.key_names import convert, under
+from cape.published.reading import open_published
 from cape.training.configuration import Initialisation, TowerConfiguration
 from cape.training.model import initialise_head
 
@@ -32,7 +32,7 @@ def begin(
         The text encoder's tokenizer; None for a system that reads no text.
 
     Raises:
-        CheckpointError, TowerError, PublishedCheckpointError: a file is missing, or its parts do not fit.
+        CheckpointError, PretrainedError, PublishedCheckpointError: a file is missing, or its parts do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -47,11 +47,11 @@ def begin(
         return None
     assert system.text_encoder is not None
     if towers.text_folder is not None:
-        tower = read_text_tower(towers.text_folder)
+        tower = read_text_encoder(towers.text_folder)
         system.text_encoder.tower.load_state_dict(tower.state)
         return tower.tokenizer
     if text.weights.startswith("package:"):
-        return packaged_text_tower(text.weights.removeprefix("package:")).tokenizer
+        return packaged_text_encoder(text.weights.removeprefix("package:")).tokenizer
     return tokenizer or bert_tokenizer(text)
 
 

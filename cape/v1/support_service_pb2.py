@@ -23,33 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from cape.v1 import support_pb2 as cape_dot_v1_dot_support__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61pe/v1/support_service.proto\x12\x07\x63\x61pe.v1\x1a\x15\x63\x61pe/v1/support.proto\"9\n\x14\x43reateSupportRequest\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\"S\n\x15\x43reateSupportResponse\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\x12\x17\n\x0f\x61lready_existed\x18\x02 \x01(\x08\"E\n\x11GetSupportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.cape.v1.SupportView\"7\n\x12GetSupportResponse\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\"`\n\x13ListSupportsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.cape.v1.SupportView\"S\n\x14ListSupportsResponse\x12\"\n\x08supports\x18\x01 \x03(\x0b\x32\x10.cape.v1.Support\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x44\x65leteSupportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSupportResponse*Z\n\x0bSupportView\x12\x1c\n\x18SUPPORT_VIEW_UNSPECIFIED\x10\x00\x12\x16\n\x12SUPPORT_VIEW_BASIC\x10\x01\x12\x15\n\x11SUPPORT_VIEW_FULL\x10\x02\x32\xc4\x02\n\x0eSupportService\x12N\n\rCreateSupport\x12\x1d.cape.v1.CreateSupportRequest\x1a\x1e.cape.v1.CreateSupportResponse\x12\x45\n\nGetSupport\x12\x1a.cape.v1.GetSupportRequest\x1a\x1b.cape.v1.GetSupportResponse\x12K\n\x0cListSupports\x12\x1c.cape.v1.ListSupportsRequest\x1a\x1d.cape.v1.ListSupportsResponse\x12N\n\rDeleteSupport\x12\x1d.cape.v1.DeleteSupportRequest\x1a\x1e.cape.v1.DeleteSupportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61pe/v1/support_service.proto\x12\x07\x63\x61pe.v1\x1a\x15\x63\x61pe/v1/support.proto\x1a\x1cgoogle/api/annotations.proto\"9\n\x14\x43reateSupportRequest\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\"S\n\x15\x43reateSupportResponse\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\x12\x17\n\x0f\x61lready_existed\x18\x02 \x01(\x08\"E\n\x11GetSupportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.cape.v1.SupportView\"7\n\x12GetSupportResponse\x12!\n\x07support\x18\x01 \x01(\x0b\x32\x10.cape.v1.Support\"`\n\x13ListSupportsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.cape.v1.SupportView\"S\n\x14ListSupportsResponse\x12\"\n\x08supports\x18\x01 \x03(\x0b\x32\x10.cape.v1.Support\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x44\x65leteSupportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSupportResponse*Z\n\x0bSupportView\x12\x1c\n\x18SUPPORT_VIEW_UNSPECIFIED\x10\x00\x12\x16\n\x12SUPPORT_VIEW_BASIC\x10\x01\x12\x15\n\x11SUPPORT_VIEW_FULL\x10\x02\x32\xb7\x03\n\x0eSupportService\x12m\n\rCreateSupport\x12\x1d.cape.v1.CreateSupportRequest\x1a\x1e.cape.v1.CreateSupportResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x0c/v1/supports:\x07support\x12\x64\n\nGetSupport\x12\x1a.cape.v1.GetSupportRequest\x1a\x1b.cape.v1.GetSupportResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=supports/*}\x12\x61\n\x0cListSupports\x12\x1c.cape.v1.ListSupportsRequest\x1a\x1d.cape.v1.ListSupportsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/supports\x12m\n\rDeleteSupport\x12\x1d.cape.v1.DeleteSupportRequest\x1a\x1e.cape.v1.DeleteSupportResponse\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/v1/{name=supports/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cape.v1.support_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUPPORTVIEW']._serialized_start=583
-  _globals['_SUPPORTVIEW']._serialized_end=673
-  _globals['_CREATESUPPORTREQUEST']._serialized_start=65
-  _globals['_CREATESUPPORTREQUEST']._serialized_end=122
-  _globals['_CREATESUPPORTRESPONSE']._serialized_start=124
-  _globals['_CREATESUPPORTRESPONSE']._serialized_end=207
-  _globals['_GETSUPPORTREQUEST']._serialized_start=209
-  _globals['_GETSUPPORTREQUEST']._serialized_end=278
-  _globals['_GETSUPPORTRESPONSE']._serialized_start=280
-  _globals['_GETSUPPORTRESPONSE']._serialized_end=335
-  _globals['_LISTSUPPORTSREQUEST']._serialized_start=337
-  _globals['_LISTSUPPORTSREQUEST']._serialized_end=433
-  _globals['_LISTSUPPORTSRESPONSE']._serialized_start=435
-  _globals['_LISTSUPPORTSRESPONSE']._serialized_end=518
-  _globals['_DELETESUPPORTREQUEST']._serialized_start=520
-  _globals['_DELETESUPPORTREQUEST']._serialized_end=556
-  _globals['_DELETESUPPORTRESPONSE']._serialized_start=558
-  _globals['_DELETESUPPORTRESPONSE']._serialized_end=581
-  _globals['_SUPPORTSERVICE']._serialized_start=676
-  _globals['_SUPPORTSERVICE']._serialized_end=1000
+  _globals['_SUPPORTSERVICE'].methods_by_name['CreateSupport']._loaded_options = None
+  _globals['_SUPPORTSERVICE'].methods_by_name['CreateSupport']._serialized_options = b'\202\323\344\223\002\027\"\014/v1/supports:\007support'
+  _globals['_SUPPORTSERVICE'].methods_by_name['GetSupport']._loaded_options = None
+  _globals['_SUPPORTSERVICE'].methods_by_name['GetSupport']._serialized_options = b'\202\323\344\223\002\027\022\025/v1/{name=supports/*}'
+  _globals['_SUPPORTSERVICE'].methods_by_name['ListSupports']._loaded_options = None
+  _globals['_SUPPORTSERVICE'].methods_by_name['ListSupports']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/supports'
+  _globals['_SUPPORTSERVICE'].methods_by_name['DeleteSupport']._loaded_options = None
+  _globals['_SUPPORTSERVICE'].methods_by_name['DeleteSupport']._serialized_options = b'\202\323\344\223\002\027*\025/v1/{name=supports/*}'
+  _globals['_SUPPORTVIEW']._serialized_start=613
+  _globals['_SUPPORTVIEW']._serialized_end=703
+  _globals['_CREATESUPPORTREQUEST']._serialized_start=95
+  _globals['_CREATESUPPORTREQUEST']._serialized_end=152
+  _globals['_CREATESUPPORTRESPONSE']._serialized_start=154
+  _globals['_CREATESUPPORTRESPONSE']._serialized_end=237
+  _globals['_GETSUPPORTREQUEST']._serialized_start=239
+  _globals['_GETSUPPORTREQUEST']._serialized_end=308
+  _globals['_GETSUPPORTRESPONSE']._serialized_start=310
+  _globals['_GETSUPPORTRESPONSE']._serialized_end=365
+  _globals['_LISTSUPPORTSREQUEST']._serialized_start=367
+  _globals['_LISTSUPPORTSREQUEST']._serialized_end=463
+  _globals['_LISTSUPPORTSRESPONSE']._serialized_start=465
+  _globals['_LISTSUPPORTSRESPONSE']._serialized_end=548
+  _globals['_DELETESUPPORTREQUEST']._serialized_start=550
+  _globals['_DELETESUPPORTREQUEST']._serialized_end=586
+  _globals['_DELETESUPPORTRESPONSE']._serialized_start=588
+  _globals['_DELETESUPPORTRESPONSE']._serialized_end=611
+  _globals['_SUPPORTSERVICE']._serialized_start=706
+  _globals['_SUPPORTSERVICE']._serialized_end=1145
 # @@protoc_insertion_point(module_scope)

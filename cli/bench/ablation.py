@@ -33,14 +33,14 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "systems",
     multiple=True,
     type=click.Choice(["visual_only", "textual_only", "flf", "dlf", "capex", "graphcape"]),
-    help="Run this one; repeatable.  [default: all six]",
+    help="Run this system; repeatable.  [default: all six]",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each system.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of a run.  [default: the configuration's]")
 @click.option("--episodes", type=click.IntRange(min=1), default=4, show_default=True, help="Test episodes a category.")
 @click.option("--queries", type=click.IntRange(min=1), default=8, show_default=True, help="Queries of an episode.")
 @click.option("--work", type=_FOLDER, default="build/ablation", show_default=True, help="Folder of the runs.")
-@recorded("ablation", "Ablation: what a support is described by")
+@recorded("ablation", "Ablation: modalities and fusion")
 def ablation(
     configuration_file: Path,
     systems: tuple[SystemName, ...],
@@ -51,10 +51,10 @@ def ablation(
     work: Path,
     record: Record,
 ) -> None:
-    """Train every system alike, with several seeds, and compare them on categories that none has seen.
+    """Train every system alike, with several seeds, and compare them on unseen categories.
 
-    Runs that are over are kept in --work: an interrupted ablation goes on where it was, and processes for different
-    --system may share the folder.
+    Finished runs are kept in --work: an interrupted ablation resumes, and processes for different --system may share
+    the folder.
     """
     from benchmarks.ablation.measurement import SETTINGS, measure_run, recorded_runs, summarise
     from benchmarks.ablation.report import document, draw, tables
@@ -77,7 +77,7 @@ def ablation(
                 progress_line(f"{system}, seed {seed}: PCK@0.2 {100 * run.pck['0.2']:.1f} %")
                 runs = recorded_runs(work)
                 record.write(document(runs), tables(runs))
-    except ValueError as error:  # what data, checkpoints, towers and configurations raise
+    except ValueError as error:  # raised by data, checkpoints, text encoders and configurations
         raise click.ClickException(str(error)) from None
     runs = recorded_runs(work)
     show(tables(runs), record.write(document(runs), tables(runs), functools.partial(draw, summarise(runs))))

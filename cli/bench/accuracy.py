@@ -1,4 +1,4 @@
-"""`capeserve bench accuracy`: what serving costs in accuracy."""
+"""`capeserve bench accuracy`: the accuracy cost of serving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
-@click.option("--checkpoint", required=True, type=_PATH, help="What the repositories were exported from.")
+@click.option("--checkpoint", required=True, type=_PATH, help="Checkpoint that the repositories were exported from.")
 @several_repositories
 @serves
 @annotated_data
@@ -30,7 +30,7 @@ _PATH = click.Path(exists=True, path_type=Path)
     help="Also enlarge the queries to so many million pixels, as JPEGs, and compare decoding them in full with "
     "decoding them at the scale that their crops need, in the first repository.",
 )
-@recorded("accuracy", "What serving costs in accuracy")
+@recorded("accuracy", "Accuracy cost of serving")
 def accuracy(
     checkpoint: Path,
     repositories: tuple[Path, ...],
@@ -46,7 +46,7 @@ def accuracy(
     """Measure PCK lost between PyTorch float32 and what is served, on the same test pairs.
 
     The checkpoint in PyTorch, its exported repositories in every engine and precision that this machine has, and each
-    of them in a service of its own, over gRPC; --engine and --precision choose the service's.
+    of them in its own service over gRPC; --engine and --precision apply to the service.
     """
     from benchmarks.accuracy.measurement import reduced_accuracy, served_accuracy
     from benchmarks.accuracy.report import document, draw, tables

@@ -1,4 +1,4 @@
-"""`capeserve bench capellm`: what sharing an image's prefix and forcing what is certain is worth."""
+"""`capeserve bench capellm`: the gain of a shared image prefix and of constrained decoding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cli.consoles import console
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and Markdown.")
 @click.option("--name", default="capellm", show_default=True, help="Name of those files.")
 def capellm(checkpoint: Path | None, counts: tuple[int, ...], runs: int, output: Path | None, name: str) -> None:
-    """Measure CapeLLM's decoding over a shared prefix against a prompt a keypoint, as the public code does it."""
+    """Measure CapeLLM's decoding over a shared prefix against one prompt per keypoint, as in the public code."""
     try:
         from benchmarks.capellm.measurement import HEADER, compare, rows, stand_in, write_results
         from cape.checkpoints import CheckpointError
@@ -35,11 +35,11 @@ def capellm(checkpoint: Path | None, counts: tuple[int, ...], runs: int, output:
     except CheckpointError as error:
         raise click.ClickException(str(error)) from None
     if predictor.grammar is None:
-        raise click.ClickException(f"{checkpoint}: answers by a token, there is nothing to decode")
+        raise click.ClickException(f"{checkpoint}: answers with coordinate tokens, so there is nothing to decode")
     errors = console(stderr=True)
     found = compare(predictor, counts, runs, errors.print)
     out = console()
-    shown = Table(title="CapeLLM, the language model's work", title_justify="left", box=None)
+    shown = Table(title="CapeLLM: time in the language model", title_justify="left", box=None)
     for index, heading in enumerate(HEADER):
         shown.add_column(heading, justify="left" if index == 1 else "right")
     for row in rows(found):

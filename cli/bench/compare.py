@@ -1,4 +1,4 @@
-"""`capeserve bench compare`: ways to serve one model, side by side."""
+"""`capeserve bench compare`: several servers of one model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ WITHOUT = ("eager", "compile", "litserve", "triton")
 
 @click.command()
 @several_repositories
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="What the repositories were exported from.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint that the repositories were exported from."
+)
 @click.option(
     "--untrained",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Instead: the configuration (JSON) whose random weights were exported.",
+    help="Instead of a checkpoint: the configuration (JSON) exported with random weights.",
 )
 @click.option(
     "--engine",
     "engines",
     multiple=True,
     type=click.Choice(["onnxruntime", "openvino"]),
-    help="Of this service; repeatable.  [default: every one that is installed]",
+    help="Engine of capeserve; repeatable.  [default: all installed]",
 )
 @click.option("--without", multiple=True, type=click.Choice(WITHOUT), help="Leave out; repeatable.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of everybody.  [default: 3; with --quick 1]")
-@click.option("--seconds", type=click.FloatRange(min=0.2), help="Of a turn under load.  [default: 6; with --quick 1]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each candidate.  [default: 3; with --quick 1]")
+@click.option("--seconds", type=click.FloatRange(min=0.2), help="Seconds of a load run.  [default: 6; with --quick 1]")
 @quick
 @recorded("compare", "Ways to serve one model")
 def compare(
@@ -51,13 +53,13 @@ def compare(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure PyTorch eager, torch.compile, LitServe and this service, taking turns, on the same weights.
+    """Measure PyTorch eager, torch.compile, LitServe and capeserve on the same weights, interleaved.
 
-    Repositories must have been exported from the checkpoint; several of them are its precisions. PyTorch is as
-    research code runs it: text encoder, support pass, query pass and head with every request. Who cannot take part is
-    named in the result. About 8 minutes for a model of the published size on two CPU cores.
+    The repositories must have been exported from the checkpoint, one per precision. PyTorch runs as in research code:
+    text encoder, support pass, query pass and head with every request. The result names candidates that could not
+    run. About 8 minutes for a model of the published size on two CPU cores.
     """
-    from benchmarks.compare.contestants.everybody import Choice, Everybody, MismatchError
+    from benchmarks.compare.candidates.launch import Choice, LaunchedCandidates, MismatchError
     from benchmarks.compare.measurement import QUICK, Plan
     from benchmarks.compare.report import document, draw, tables
     from cli.bench.serving import serve
@@ -70,14 +72,14 @@ def compare(
     choice = Choice(repositories, source, engines, frozenset(without))  # type: ignore[arg-type]  # one of them is there
     with ExitStack() as stack:
         try:
-            everybody = Everybody(choice, serve, stack, progress_line)
+            candidates = LaunchedCandidates(choice, serve, stack, progress_line)
         except MismatchError as error:
             raise click.ClickException(str(error)) from None
 
         def step(results: list[Result]) -> None:
-            record.write(document(results, everybody.absent, everybody.described), tables(results, everybody.absent))
+            record.write(document(results, candidates.absent, candidates.described), tables(results, candidates.absent))
 
-        results = everybody.measure(plan, step)
-    shown = tables(results, everybody.absent)
-    found = document(results, everybody.absent, everybody.described)
+        results = candidates.measure(plan, step)
+    shown = tables(results, candidates.absent)
+    found = document(results, candidates.absent, candidates.described)
     show(shown, record.write(found, shown, functools.partial(draw, results)))

@@ -17,15 +17,17 @@ from cli.consoles import console
     type=click.IntRange(2, 77),
     default=6,
     show_default=True,
-    help="Tokens of a keypoint's text, start and end mark included.",
+    help="Tokens of a keypoint's text, with start and end tokens.",
 )
 @click.option("--shots", type=click.IntRange(1, 16), default=1, show_default=True, help="Support images.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables here, as Markdown.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables to this Markdown file."
+)
 def cost(keypoints: int, tokens: int, shots: int, as_json: bool, output: Path | None) -> None:
     """Count parameters and multiply-adds of every system, beside the paper's Table 5.
 
-    Nothing is computed and no weights are needed: shapes alone are followed through the graphs that are exported.
+    Needs no weights: only shapes are propagated through the exported components.
     """
     try:
         from benchmarks.cost.measurement import Sizes

@@ -1,4 +1,4 @@
-"""`capeserve bench engine`: engines by themselves."""
+"""`capeserve bench engine`: an engine alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cli.consoles import console
 @click.option("--runs", type=click.IntRange(min=3), default=100, show_default=True, help="Measured runs of each kind.")
 @click.option("--keypoints", type=click.IntRange(1, 100), default=17, show_default=True, help="Keypoints of a support.")
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 2, 4, 8, 16))
-@click.option("--device", default="CPU", show_default=True, help="What the report calls the device: the card's name.")
+@click.option("--device", default="CPU", show_default=True, help="Name of the device in the report.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON, Markdown and plot.")
 @click.option("--name", default="engine", show_default=True, help="Name of those files.")
 def engine(
@@ -42,7 +42,7 @@ def engine(
     output: Path | None,
     name: str,
 ) -> None:
-    """Measure engines by themselves, beside the paper's RTX 3060: latency cold and warm, throughput by batch size."""
+    """Measure engines alone, beside the paper's RTX 3060: cold and warm latency, throughput by batch size."""
     from benchmarks.engine.measurement import measure_system
     from benchmarks.engine.report import HEADER, rows, write_results
     from cape.manifest import ManifestError, read_manifest
@@ -57,7 +57,7 @@ def engine(
             for folder in repositories:
                 manifest = read_manifest(folder)
                 if not manifest.support_systems:
-                    raise click.ClickException(f"{folder}: a language model; `capeserve bench capellm` measures those")
+                    raise click.ClickException(f"{folder}: a language model: use `capeserve bench capellm`")
                 for provider in tuple(working):
                     try:
                         loaded = OnnxRuntimeEngine(

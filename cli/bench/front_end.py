@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @click.command()
 @one_repository
 @click.option("--processes", multiple=True, type=click.IntRange(min=1), default=(1, 2), show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.5), help="Of a run.  [default: 8; with --quick 1.5]")
+@click.option("--seconds", type=click.FloatRange(min=0.5), help="Seconds of a run.  [default: 8; with --quick 1.5]")
 @quick
 @recorded("front_end", "The service around an engine that answers at once")
 def front_end(repository: Path, processes: tuple[int, ...], seconds: float | None, quick: bool, record: Record) -> None:
-    """Measure what the service itself costs: its processor time per request, and where that saturates.
+    """Measure the CPU time of the service per request, and where it saturates.
 
     Under a minute.
     """

@@ -1,4 +1,4 @@
-"""`capeserve bench latency`: Table 5 again."""
+"""`capeserve bench latency`: Table 5 reproduced."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def latency(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure every system as the paper's Table 5 does, cold and warm, the engine by itself and over gRPC.
+    """Measure every system as in the paper's Table 5, cold and warm, engine alone and over gRPC.
 
-    One request at a time, in turns with the engine by itself. About two minutes a system of the published size on two
-    CPU cores; the results are written after every repository.
+    One request at a time, interleaved with runs of the engine alone. About two minutes per system of the published size
+    on two CPU cores; results are written after every repository.
     """
     from benchmarks.latency.measurement import measure_latencies
     from benchmarks.latency.report import document, draw, tables

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-in-flight",
     type=click.IntRange(min=1),
-    help="The server's limit of calls at a time.  [default: the server's own]",
+    help="The server's limit of concurrent calls.  [default: the server's]",
 )
 @quick
 @recorded("load", "A server under load")
@@ -37,11 +37,11 @@ def load(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure a server under load, over gRPC, from a process of its own.
+    """Measure a server in its own process under load, over gRPC.
 
-    Closed loops of 1 to 32 callers, with one support and with many; open loops at rates up to what the server can do,
-    whose latency counts from the moment at which a call was due; and an overload of three times that. About 4
-    minutes; half a minute with --quick.
+    Closed loops of 1 to 32 callers, with one support and with many; open loops at rates up to the capacity, with
+    latency counted from the time at which a call was due; and an overload of three times the capacity. About 4 minutes;
+    half a minute with --quick.
     """
     from benchmarks.load.measurement import QUICK, Plan, measure_load
     from benchmarks.load.report import document, draw, tables

@@ -1,4 +1,4 @@
-"""`capeserve bench memory`: whether memory grows."""
+"""`capeserve bench memory`: memory growth."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 @click.command()
 @one_repository
 @serves
-@click.option("--requests", type=click.IntRange(min=100), help="How many.  [default: 20000; with --quick 400]")
-@click.option("--null", is_flag=True, help="With an engine that answers at once: the service's own memory.")
+@click.option(
+    "--requests", type=click.IntRange(min=100), help="Number of requests.  [default: 20000; with --quick 400]"
+)
+@click.option("--null", is_flag=True, help="Use an engine that answers at once, to measure the service alone.")
 @quick
-@recorded("memory", "A server's memory over its requests")
+@recorded("memory", "Memory of a server by number of requests")
 def memory(
     repository: Path, settings: dict[str, object], requests: int | None, null: bool, quick: bool, record: Record
 ) -> None:
-    """Measure whether a server's memory grows with the requests that it has answered.
+    """Measure whether a server's memory grows with the number of requests.
 
-    20,000 requests take about two minutes with --null; with a model, as long as it takes to answer them.
+    20,000 requests take about two minutes with --null.
     """
     from benchmarks.front_end.measurement import null_server
     from benchmarks.memory.measurement import CACHES, document, draw, measure_memory, tables

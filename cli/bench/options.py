@@ -1,4 +1,4 @@
-"""What the subcommands that measure have in common: options, and the record that they leave."""
+"""Options and records shared by the benchmark subcommands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def several_repositories(command: Command) -> Command:
 
 
 def serves(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the server's settings that change its speed; the command gets `settings`, by name, those that were given."""
+    """Adds the server settings that affect speed; the command gets those that were given as `settings`."""
 
     @click.option("--engine", type=click.Choice(["auto", "onnxruntime", "openvino"]), help="[default: auto]")
     @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of engine openvino.")
@@ -79,11 +79,11 @@ def recorded(name: str, title: str) -> Callable[[Callable[..., Any]], Callable[.
 
 def quick(command: Command) -> Command:
     """Adds --quick."""
-    return click.option("--quick", is_flag=True, help="Fewer and shorter runs: to see that it works.")(command)
+    return click.option("--quick", is_flag=True, help="Fewer and shorter runs, as a smoke test.")(command)
 
 
 def typed_command() -> str:
-    """The command that runs, with the options that were given; of absolute paths only the last part."""
+    """The running command with its given options; absolute paths are shortened to their last part."""
     context = click.get_current_context()
     parts = context.command_path.split()[1:]
     for parameter in context.command.params:
@@ -114,5 +114,5 @@ def show(tables: Iterable[ReportTable], paths: Iterable[Path]) -> None:
 
 
 def progress_line(text: str) -> None:
-    """Says on the error stream what has been measured."""
+    """Prints progress on the error stream."""
     console(stderr=True).print(text)

@@ -1,4 +1,4 @@
-"""`capeserve bench roofline`: the backbone beside the machine's limit."""
+"""`capeserve bench roofline`: the backbone beside the machine's peak."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 4), show_default=True)
 @click.option("--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Measured runs of each kind.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  [default: one per CPU]")
-@recorded("roofline", "The backbone and the machine's limit")
+@recorded("roofline", "The backbone and the machine's peak")
 def roofline(
     repositories: tuple[Path, ...], batches: tuple[int, ...], runs: int, threads: int | None, record: Record
 ) -> None:
-    """Measure the image backbone's time beside that of its matrix products at the peak of this machine.
+    """Compare the image backbone's time with that of its matrix products at this machine's peak.
 
-    In every engine and precision that is here; the peak is measured with large products in the same engine, in turns
-    with the backbone.
+    In every installed engine and native precision; the peak is measured with large products in the same engine,
+    interleaved with the backbone.
     """
     from benchmarks.harness.matrix_flops import UncountableError
     from benchmarks.roofline.measurement import measure_rooflines

@@ -1,4 +1,4 @@
-"""`capeserve bench scaling`: what a request costs as it grows."""
+"""`capeserve bench scaling`: cost by request size, cores and processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 @one_repository
 @serves
 @click.option("--runs", type=click.IntRange(min=1), help="Requests of each kind.  [default: 15; with --quick 3]")
-@click.option("--seconds", type=click.FloatRange(min=0.5), help="Of a throughput run.  [default: 10; with --quick 1.5]")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.5), help="Seconds of a throughput run.  [default: 10; with --quick 1.5]"
+)
 @quick
-@recorded("scaling", "What a request costs as it grows")
+@recorded("scaling", "Cost by request size, cores and processes")
 def scaling(
     repository: Path,
     settings: dict[str, object],
@@ -32,7 +34,7 @@ def scaling(
     quick: bool,
     record: Record,
 ) -> None:
-    """Measure what keypoints, shots, boxes and megapixels cost, and what cores and processes bring.
+    """Measure the cost of keypoints, shots, boxes and megapixels, and the gain from cores and processes.
 
     About 5 minutes for a model of the published size on two CPU cores; results are written after every value.
     """

@@ -1,4 +1,4 @@
-"""Servers for the benchmarks: `benchmarks.harness.serving.Serve` by means of `capeserve serve`."""
+"""Servers for the benchmarks: `benchmarks.harness.serving.Serve` through `capeserve serve`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def serve(
     """See `benchmarks.harness.serving.Serve`."""
     port = free_port(0)
     before = os.sched_getaffinity(0)
-    # A child has its parent's processors; set here, before there is a child, nothing runs between fork and exec.
+    # A child inherits its parent's CPU affinity; setting it here avoids code between fork and exec.
     os.sched_setaffinity(0, cpus or before)
     try:
         with server_process(repository, settings={"metrics_port": port, "log_level": "warning", **settings}) as (

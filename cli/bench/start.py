@@ -1,4 +1,4 @@
-"""`capeserve bench start`: how long a server takes to serve."""
+"""`capeserve bench start`: start-up time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.command()
 @one_repository
 @serves
-@click.option("--starts", type=click.IntRange(min=1), help="How often.  [default: 5; with --quick 2]")
+@click.option("--starts", type=click.IntRange(min=1), help="Number of starts.  [default: 5; with --quick 2]")
 @quick
 @recorded("start", "From the start of a server to its first answers")
 def start(repository: Path, settings: dict[str, object], starts: int | None, quick: bool, record: Record) -> None:
-    """Measure the time from a start to ready and to the first answer; all starts but the first find warm files."""
+    """Measure the time from start to ready and to the first answer; the first start may read from disk."""
     from benchmarks.start.measurement import document, measure_starts, tables
     from cli.bench.serving import serve
 

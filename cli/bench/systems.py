@@ -1,4 +1,4 @@
-"""`capeserve bench systems`: every system in every form."""
+"""`capeserve bench systems`: every system, counted, exported and served."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     "systems",
     multiple=True,
     type=click.Choice(["flf", "dlf", "capex", "graphcape", "visual_only", "textual_only", "capeformer", "capellm"]),
-    help="Measure this one; repeatable.  [default: all]",
+    help="Measure this system; repeatable.  [default: all]",
 )
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path(__file__).resolve().parents[2] / "examples",
-    help="Folder of the photographs and their annotations.",
+    help="Folder of the example images and annotations.",
 )
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the tables here, as Markdown; what is there of CapeLLM, or of the others, stays unless measured.",
+    help="Markdown file to write; sections that are not measured now stay.",
 )
 def systems(systems: tuple[str, ...], examples: Path, output: Path | None) -> None:
     """Measure every system in every form: counted, exported, served, against PyTorch and the published code.
 
-    Each is built at the published size and exported: some minutes a system.
+    Each system is built at the published size and exported, which takes some minutes.
     """
     from benchmarks.capellm.systems import SYSTEM as CAPELLM
     from benchmarks.capellm.systems import capellm_section, measure_capellm

@@ -29,7 +29,7 @@ import yaml
 from pydantic import AwareDatetime, BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from service.access.callers import Caller
-from service.access.limits import CallerLimits
+from service.access.quotas import Quota
 from service.errors import UnauthenticatedError
 
 TOKEN = re.compile(r"cape_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
@@ -162,13 +162,13 @@ def write_tokens(path: Path, content: TokenFile) -> None:
 
 
 def _caller(entry: TokenEntry) -> Caller:
-    limits = CallerLimits(
+    quota = Quota(
         requests_per_second=entry.requests_per_second,
         burst=entry.burst,
         max_in_flight=entry.max_in_flight,
         max_message_bytes=entry.max_message_bytes,
     )
-    return Caller(entry.tenant, entry.id, limits)
+    return Caller(entry.tenant, entry.id, quota)
 
 
 def utc_now() -> datetime:

@@ -10,7 +10,7 @@ import logging
 import grpc
 
 from service.access.callers import Caller
-from service.access.limits import CallerLimits
+from service.access.quotas import Quota
 from service.errors import CallerLimitError, UnauthenticatedError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Audit:
 
     def __init__(self) -> None:
         # A stranger who tries thousands of tokens a second must not fill the disk; the metrics count them all.
-        self._refusals = CallerLimits(requests_per_second=10, burst=50)
+        self._refusals = Quota(requests_per_second=10, burst=50)
 
     def answered(self, caller: Caller, method: str, peer: str, code: grpc.StatusCode, seconds: float) -> None:
         """A caller's call has ended."""

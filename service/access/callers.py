@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from service.access.limits import CallerLimits
+from service.access.quotas import Quota
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,12 +15,12 @@ class Caller:
     Attributes:
         tenant: owner of what it registers; several tokens may belong to one tenant.
         token: public part of its token, for logs; '' where the server asks for none.
-        limits: what it may use, and what it uses now.
+        quota: what it may use, and what it uses now.
     """
 
     tenant: str = ""
     token: str = ""
-    limits: CallerLimits = field(default_factory=CallerLimits)
+    quota: Quota = field(default_factory=Quota)
 
 
 EVERYBODY = Caller()

@@ -7,6 +7,7 @@ the library behind both runs, and pays, on any x86-64 or ARM processor.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,21 @@ BFLOAT16 = "BF16"
 """How OpenVINO lists a CPU that multiplies bfloat16 natively (AVX512-BF16 or AMX); others would emulate it, slower."""
 
 
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables by which oneDNN, which computes for OpenVINO, is kept from newer instructions."""
+
+WITHOUT_BFLOAT16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+"""Values of `ISA_LIMITS` that leave no bfloat16 products."""
+
+
 def multiplies_bfloat16(core: openvino.Core | None = None) -> bool:
-    """Whether this CPU multiplies bfloat16 natively."""
+    """Whether this CPU multiplies bfloat16 natively, and oneDNN may use it.
+
+    OpenVINO reports what the CPU has, even if oneDNN is limited to older instructions;
+    compiling for bfloat16 then fails.
+    """
+    if any(os.environ.get(name, "").upper() in WITHOUT_BFLOAT16 for name in ISA_LIMITS):
+        return False
     return BFLOAT16 in (core or openvino.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

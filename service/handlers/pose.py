@@ -9,9 +9,10 @@ from contextlib import aclosing
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
-from service.handlers.calls import SHUTTING_DOWN, Context, deadline_of
-from service.handlers.estimation import Estimation, Partial
-from service.handlers.status import status_of
+from service.handlers.error_statuses import status_of
+from service.pipelines.deadlines import Context, deadline_of
+from service.pipelines.query import Estimation, Partial
+from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
 from service.telemetry.spans import span
 
@@ -27,6 +28,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         max_batch_items: int,
         batch_concurrency: int,
         stream_concurrency: int,
+        shutdown: Shutdown,
     ) -> None:
         """Takes what answers queries, and the limits.
 
@@ -36,17 +38,14 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             max_batch_items: most queries of a batch.
             batch_concurrency: queries of one batch that are worked on at a time.
             stream_concurrency: queries of one stream that are read before one of them is answered.
+            shutdown: ends streams once it has begun.
         """
         self._estimation = estimation
         self._default_deadline = default_deadline
         self._max_batch_items = max_batch_items
         self._batch_concurrency = batch_concurrency
         self._stream_concurrency = stream_concurrency
-        self._draining = asyncio.Event()
-
-    def drain(self) -> None:
-        """Makes every stream answer what it has read, and end."""
-        self._draining.set()
+        self._draining = shutdown.begun
 
     async def EstimatePose(  # noqa: N802
         self, request: pose_service_pb2.EstimatePoseRequest, context: Context
@@ -134,7 +133,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
         try:
-            current_caller().limits.count_request()
+            current_caller().quota.count_request()
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial)
                 return pose_service_pb2.EstimatePoseResult(response=response)

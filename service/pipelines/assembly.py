@@ -8,14 +8,14 @@ from typing import Any
 
 from cape.manifest import Manifest
 from cape.v1 import modality_pb2
-from service.engines.base import RowRunner
+from service.engines.base import BatchRunner
 from service.pipelines.base import Pipeline
 from service.pipelines.language_model import LanguageEstimator
 from service.pipelines.prompts import prompt_cache
 from service.pipelines.support_encoder import SupportEncoder
 from service.pipelines.support_tokens import PoseEstimator, support_cache
 from service.pipelines.texts import embedding_cache, text_embedders
-from service.supports.checks import SupportDefinition
+from service.supports.outline import SupportOutline
 from service.telemetry.collectors import CountsItself
 
 
@@ -31,7 +31,7 @@ class Pipelines:
         self,
         repository: Path,
         manifest: Manifest,
-        runner: RowRunner,
+        runner: BatchRunner,
         *,
         text_cache_bytes: int,
         support_cache_bytes: int,
@@ -69,7 +69,7 @@ class Pipelines:
         """Keys of the supports of which something is kept, or being computed."""
         return self._poses.known() | self._language.known()
 
-    def check_words(self, support: SupportDefinition) -> None:
+    def check_words(self, support: SupportOutline) -> None:
         """Refuses words that no system here can take: where all systems are language models, with limits of their own.
 
         Raises:

@@ -12,12 +12,12 @@ from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.prompts import Prompts, prompts_of
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.manifest import LanguageSystemManifest
-from cape.support import KeypointDefinition
+from cape.support import KeypointDefinition, Modality
 from cape.v1 import modality_pb2
 from service.caches import SingleFlightCache
 from service.errors import InvalidFieldError, MissingModalityError
-from service.pipelines.support_encoder import Modality, SupportTrace
-from service.supports.checks import SupportDefinition
+from service.pipelines.base import SupportTrace
+from service.supports.outline import SupportOutline
 from service.supports.store import SupportSource
 
 BYTES_A_TOKEN = 36
@@ -80,7 +80,7 @@ class PromptWriter:
         self._tokenizer = CapeLlmTokenizer.read(repository / system.tokenizer, system.special_tokens)
         self.grammar = AnswerGrammar(self._tokenizer)
 
-    def write(self, support: SupportDefinition) -> WrittenPrompts:
+    def write(self, support: SupportOutline) -> WrittenPrompts:
         """The prompts of a support; blocks for half a millisecond per thousand characters.
 
         Raises:
@@ -100,7 +100,7 @@ class PromptWriter:
             )
         return WrittenPrompts(prompts)
 
-    def require_words(self, support: SupportDefinition) -> None:
+    def require_words(self, support: SupportOutline) -> None:
         """Refuses a support whose words are not to be used.
 
         Raises:
@@ -109,7 +109,7 @@ class PromptWriter:
         if modality_pb2.MODALITY_TEXT not in support.modalities:
             raise MissingModalityError(support.name, f"model {self._name} needs texts; the support has none to use")
 
-    def _check(self, support: SupportDefinition) -> None:
+    def _check(self, support: SupportOutline) -> None:
         limits, instruction = self._system.limits, self._system.instruction
         if instruction.style == "step_by_step":  # the only one that names the category
             self._check_length("category", support.category, limits.category)
@@ -124,7 +124,7 @@ class PromptWriter:
             raise InvalidFieldError(field, f"{tokens} tokens of {self._name}'s vocabulary; at most {most}")
 
 
-class PromptShelf:
+class SupportPrompts:
     """The prompts of supports, written once as long as the cache holds them."""
 
     def __init__(self, writers: Mapping[str, PromptWriter], versions: Mapping[str, str], cache: PromptCache) -> None:

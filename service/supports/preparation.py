@@ -11,8 +11,8 @@ from cape.manifest import Manifest
 from cape.v1 import image_pb2, modality_pb2, support_pb2
 from service.errors import InvalidFieldError
 from service.images import ImageLimits, OpenedImage, open_image
-from service.supports.checks import SupportDefinition
-from service.supports.support_set import Shot, SupportSet
+from service.supports.outline import SupportOutline
+from service.supports.prepared_support import PreparedSupport, Shot
 
 
 def crop_around(box: image_pb2.BoundingBox | None, image: OpenedImage, manifest: Manifest) -> Crop:
@@ -49,8 +49,8 @@ def query_crops(boxes: Sequence[image_pb2.BoundingBox], image: OpenedImage, mani
 
 
 def prepare_support(
-    support: support_pb2.Support, definition: SupportDefinition, manifest: Manifest, limits: ImageLimits
-) -> SupportSet:
+    support: support_pb2.Support, definition: SupportOutline, manifest: Manifest, limits: ImageLimits
+) -> PreparedSupport:
     """Decodes and crops the examples of a support. Takes CPU time: call it in a thread.
 
     Every example is checked, also where the support's modalities keep its image from being used.
@@ -68,7 +68,7 @@ def prepare_support(
             shots.append(_shot(example, manifest, limits))
         except InvalidFieldError as error:
             raise error.within(f"examples[{index}]") from None
-    return SupportSet(
+    return PreparedSupport(
         name=definition.name,
         texts=definition.texts if modality_pb2.MODALITY_TEXT in definition.modalities else (),
         edges=definition.edges,

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cape.v1 import support_pb2
 from service.errors import UnavailableError
-from service.supports.checks import cache_key
+from service.supports.names import cache_key
 from service.supports.redis_deletions import CHANNEL, PREFIX, Deletions, support_key
 from service.supports.registry import (
     OwnedName,

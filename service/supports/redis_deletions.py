@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from service.supports.checks import cache_key, owner_and_name
+from service.supports.names import cache_key, owner_and_name
 from service.supports.registry import OwnedName
 
 PREFIX = "capeserve:1:"

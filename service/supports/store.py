@@ -13,17 +13,12 @@ from cape.v1 import support_pb2
 from service.caches import SingleFlightCache
 from service.errors import InvalidFieldError, ServiceError, UnusableSupportError
 from service.images import ImageLimits
-from service.supports.checks import (
-    NAME_PREFIX,
-    SupportDefinition,
-    cache_key,
-    check_support,
-    content_name,
-    owner_and_name,
-)
+from service.supports.names import NAME_PREFIX, cache_key, content_name, owner_and_name
+from service.supports.outline import SupportOutline
 from service.supports.preparation import prepare_support
+from service.supports.prepared_support import PreparedSupport
 from service.supports.registry import OwnedName, Page, SupportRegistry, page_size_of
-from service.supports.support_set import SupportSet
+from service.supports.validation import check_support
 
 MAX_RESOURCE_NAME = 200
 """Characters; ours have 41."""
@@ -41,8 +36,8 @@ class SupportSource:
         complaint: what its caller is told of something wrong in it; takes field paths relative to the support.
     """
 
-    definition: SupportDefinition
-    load: Callable[[], Awaitable[SupportSet]]
+    definition: SupportOutline
+    load: Callable[[], Awaitable[PreparedSupport]]
     complaint: Callable[[InvalidFieldError], ServiceError]
 
 
@@ -60,7 +55,7 @@ class Supports:
         max_page_bytes: int,
         forget: Callable[[str], None],
         known: Callable[[], set[str]],
-        check_words: Callable[[SupportDefinition], None] = lambda definition: None,
+        check_words: Callable[[SupportOutline], None] = lambda definition: None,
     ) -> None:
         """Puts the parts together.
 
@@ -83,9 +78,7 @@ class Supports:
         self._forget_computed = forget
         self._known_computed = known
         self._check_words = check_words
-        self.definitions: SingleFlightCache[str, SupportDefinition] = SingleFlightCache(
-            definition_cache_bytes, size=_size
-        )
+        self.definitions: SingleFlightCache[str, SupportOutline] = SingleFlightCache(definition_cache_bytes, size=_size)
 
     async def open(self, report: Callable[[bool], None]) -> None:
         """Opens the registry; see `SupportRegistry.open`.
@@ -167,12 +160,12 @@ class Supports:
         """
         _checked_name("support", name)
 
-        async def look_up() -> SupportDefinition:
-            return SupportDefinition.of(name, await self._registry.get(owner, name, pixels=False), owner)
+        async def look_up() -> SupportOutline:
+            return SupportOutline.of(name, await self._registry.get(owner, name, pixels=False), owner)
 
         definition, _ = await self.definitions.get(cache_key(owner, name), look_up, deadline)
 
-        async def load() -> SupportSet:
+        async def load() -> PreparedSupport:
             support = await self._registry.get(owner, name, pixels=True)
             try:
                 return await self._in_thread(lambda: self._prepare(support, definition))
@@ -196,7 +189,7 @@ class Supports:
         except InvalidFieldError as error:
             raise error.within("inline_support") from None
 
-        async def load() -> SupportSet:
+        async def load() -> PreparedSupport:
             try:
                 return await self._in_thread(lambda: prepare_support(support, definition, self._manifest, self._limits))
             except InvalidFieldError as error:
@@ -207,9 +200,9 @@ class Supports:
 
         return SupportSource(definition, load, wrong)
 
-    def _define(self, owner: str, support: support_pb2.Support) -> SupportDefinition:
+    def _define(self, owner: str, support: support_pb2.Support) -> SupportOutline:
         check_support(support, self._manifest, self._limits)
-        return SupportDefinition.of(content_name(support), support, owner)
+        return SupportOutline.of(content_name(support), support, owner)
 
     def _forget(self, owner: str, name: str) -> None:
         """Drops a support that is gone, and what was computed from it."""
@@ -221,7 +214,7 @@ class Supports:
         """The supports of which anything is in memory."""
         return {owner_and_name(key) for key in (*self.definitions.known(), *self._known_computed())}
 
-    def _prepare(self, support: support_pb2.Support, definition: SupportDefinition) -> SupportSet:
+    def _prepare(self, support: support_pb2.Support, definition: SupportOutline) -> PreparedSupport:
         check_support(support, self._manifest, self._limits)
         return prepare_support(support, definition, self._manifest, self._limits)
 
@@ -236,7 +229,7 @@ def _checked_name(field: str, name: str) -> str:
     return name
 
 
-def _size(definition: SupportDefinition) -> int:
+def _size(definition: SupportOutline) -> int:
     """Bytes that a definition takes, roughly: what Python adds to a string is some 50 bytes."""
     texts = (*definition.keypoint_names, *definition.descriptions, *definition.texts)
     return sum(50 + len(text) for text in texts) + definition.edges.nbytes + 500

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from service.telemetry.context import current_request
+from service.telemetry.request_context import current_request
 
 
 class TextFormatter(logging.Formatter):

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cape import __version__
-from service.telemetry.context import Attributes
+from service.telemetry.request_context import Attributes
 
 SERVICE = "capeserve"
 
@@ -37,7 +37,7 @@ def otlp_exporter(endpoint: str) -> SpanExporter:
 
 
 class OpenTelemetryTracer:
-    """Records spans with OpenTelemetry. Implements `service.telemetry.context.Tracer`."""
+    """Records spans with OpenTelemetry. Implements `service.telemetry.request_context.Tracer`."""
 
     def __init__(self, exporter: SpanExporter, sample_ratio: float = 1.0) -> None:
         """Starts a thread that exports spans, some at a time.
@@ -54,7 +54,7 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def request(self, path: str, metadata: Mapping[str, str]) -> Iterator[str]:
-        """See `service.telemetry.context.Tracer.request`."""
+        """See `service.telemetry.request_context.Tracer.request`."""
         service, _, method = path.lstrip("/").partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         with self._tracer.start_as_current_span(
@@ -69,7 +69,10 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """See `service.telemetry.context.Tracer.span`. Texts of errors stay out: they may hold a caller's data."""
+        """See `service.telemetry.request_context.Tracer.span`.
+
+        The texts of errors stay out: they may hold a caller's data.
+        """
         with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as current:
             try:
                 yield
@@ -78,16 +81,16 @@ class OpenTelemetryTracer:
                 raise
 
     def record(self, name: str, seconds_ago: float, seconds: float) -> None:
-        """See `service.telemetry.context.Tracer.record`."""
+        """See `service.telemetry.request_context.Tracer.record`."""
         started = time.time_ns() - round(seconds_ago * 1e9)
         self._tracer.start_span(name, start_time=started).end(started + round(seconds * 1e9))
 
     def describe(self, attributes: Attributes) -> None:
-        """See `service.telemetry.context.Tracer.describe`."""
+        """See `service.telemetry.request_context.Tracer.describe`."""
         trace.get_current_span().set_attributes(attributes)
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """See `service.telemetry.context.Tracer.headers`."""
+        """See `service.telemetry.request_context.Tracer.headers`."""
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier)
         return tuple(carrier.items())

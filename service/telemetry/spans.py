@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from service.telemetry.context import Attributes, Tracer, current_request
+from service.telemetry.request_context import Attributes, Tracer, current_request
 
 _NOTHING: nullcontext[None] = nullcontext()
 

@@ -24,6 +24,14 @@ from cape.evaluation.estimator import EpisodeAnswer, EstimatedPose, QueryObject
 from cape.support import SupportDefinition
 from cli.main import main
 
+pytestmark = pytest.mark.instruction_sets
+
+
+MEDIAN_SHIFT = {"float32": 1e-4, "bfloat16": 1e-2}
+"""Accepted median distance from PyTorch float32, as a fraction of the box. float32 differs in the order of sums only,
+some 1e-6. bfloat16 has 8 bits of mantissa, so one rounding is up to 2⁻⁹ = 2e-3; the tiny random model was measured at
+1.2e-3 and 1.8e-3 on two CPUs."""
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -121,9 +129,13 @@ def test_the_command_asks_pytorch_every_engine_and_a_service(
     served, reduced = json.loads((tmp_path / "accuracy.json").read_text())["comparisons"]
     assert len(served["ways"]) == 1 + len(engine_choices()) + 1
     for way in served["ways"][1:]:
-        # Random weights have peaks of equal height, so that one keypoint may jump; not one in a hundred does.
-        assert way["moved"]["median"] < 1e-4
-        assert abs(way["lost_points"]["0.2"]) < 1
+        # The median, since random weights have peaks of equal height, between which a keypoint may jump.
+        assert (
+            way["moved"]["median"]
+            < MEDIAN_SHIFT["bfloat16" if "bfloat16" in way["name"] + way["described"] else "float32"]
+        )
+        # Of some 100 keypoints; in bfloat16, peaks of equal height change places more often.
+        assert abs(way["lost_points"]["0.2"]) < (10 if "bfloat16" in way["described"] else 1), way
     assert served["ways"][-1]["name"].endswith("over gRPC")
     assert reduced["ways"][1]["moved"]["largest"] > 0
     assert "1 megapixels" in (tmp_path / "accuracy.md").read_text()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.compare.contestants import AbsentError, Contestant
-from benchmarks.compare.contestants.litserve import litserve
+from benchmarks.compare.candidates import AbsentError, Candidate
+from benchmarks.compare.candidates.litserve import litserve
 from benchmarks.compare.measurement import Plan, Result, measure
 from benchmarks.compare.report import HEADER, document, tables
 from benchmarks.harness.workloads import workload
@@ -39,7 +39,7 @@ def test_ratios_are_to_the_median_of_eager_and_to_litserve_that_computes_the_sup
     assert ours["× LitServe"] == "8.00"
     assert (ours["largest difference"], ours["mean"]) == ("5.0e-01", "2.5e-01")
     assert absent.rows == (("Triton", "not here"),)
-    found = document(results, {}, {})["contestants"][-1]
+    found = document(results, {}, {})["candidates"][-1]
     assert found["eager_ratio"] == pytest.approx(12)
     assert found["litserve_ratio"] == pytest.approx(8)
 
@@ -54,7 +54,7 @@ def test_everybody_takes_turns_and_is_compared_with_eager() -> None:
     asked: list[tuple[str, int, int]] = []
     running: list[str] = []
 
-    def contestant(name: str, offset: float) -> Contestant:
+    def candidate(name: str, offset: float) -> Candidate:
         @contextmanager
         def turn() -> Iterator[None]:
             running.append(name)
@@ -66,13 +66,13 @@ def test_everybody_takes_turns_and_is_compared_with_eager() -> None:
             asked.append((name, index, number))
             return np.full((3, 2), index, np.float32) + np.float32([offset, 0])
 
-        return Contestant(name, "computed", "float32", ask, 2, turn)
+        return Candidate(name, "computed", "float32", ask, 2, turn)
 
-    contestants = [contestant("PyTorch eager", 0), contestant("b", 5)]
+    candidates = [candidate("PyTorch eager", 0), candidate("b", 5)]
     steps: list[int] = []
     plan = Plan(rounds=2, calls=3, seconds=0.02)
     numbers = itertools.count(1).__next__
-    eager, other = measure(contestants, plan, 2, 10.0, lambda results: steps.append(len(results)), numbers)
+    eager, other = measure(candidates, plan, 2, 10.0, lambda results: steps.append(len(results)), numbers)
     assert (eager.largest, other.largest, other.mean) == (0.0, 0.5, 0.5)
     assert len(eager.seconds) == len(other.seconds) == 6
     assert len(eager.rates) == len(other.rates) == 2
@@ -93,9 +93,9 @@ def test_a_contestant_that_fails_under_load_is_counted_and_stops_nobody() -> Non
             raise TimeoutError
         return np.zeros((1, 2), np.float32)
 
-    contestant = Contestant("b", "kept", "float32", ask, 1)
+    candidate = Candidate("b", "kept", "float32", ask, 1)
     plan = Plan(rounds=1, calls=1, seconds=0.05)
-    (found,) = measure([contestant], plan, 1, 1.0, lambda _: None, itertools.count(0).__next__)
+    (found,) = measure([candidate], plan, 1, 1.0, lambda _: None, itertools.count(0).__next__)
     assert found.failures["TimeoutError"] > 0
     assert found.rate > 0
     assert found.largest is None  # nobody to compare with
@@ -119,7 +119,7 @@ def test_the_command_compares_on_the_same_weights_and_refuses_others(
     assert outcome.exit_code == 0, outcome.output
     found = json.loads((tmp_path / "compare.json").read_text())
     assert found["absent"] == {}
-    names = [(one["name"], one["support"]) for one in found["contestants"]]
+    names = [(one["name"], one["support"]) for one in found["candidates"]]
     assert names == [
         ("PyTorch eager", "computed"),
         ("LitServe, PyTorch", "computed"),
@@ -127,7 +127,7 @@ def test_the_command_compares_on_the_same_weights_and_refuses_others(
         ("capeserve, ONNX Runtime", "computed"),
         ("capeserve, ONNX Runtime", "kept"),
     ]
-    for one in found["contestants"]:
+    for one in found["candidates"]:
         assert one["rate"] > 0, one["name"]
         assert one["failures"] == {}, one["name"]
         assert one["largest"] < 1e-3, one["name"]

@@ -18,6 +18,8 @@ from benchmarks.roofline.report import HEADER, tables
 from cape.manifest import MODEL_FILE
 from cli.main import main
 
+pytestmark = pytest.mark.instruction_sets
+
 
 def test_products_and_convolutions_are_counted_and_nothing_else(tmp_path: Path) -> None:
     weights = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.soak import ledger as soak_ledger
-from benchmarks.soak.cast import TOLERANCE, Cast, made_up_support
+from benchmarks.soak.expected_answers import TOLERANCE, ExpectedAnswers, made_up_support
 from benchmarks.soak.ledger import Disturbances, Ledger
 from benchmarks.soak.report import document, markdown
 from benchmarks.soak.run import Outcome
@@ -33,8 +33,8 @@ SUPPORT = made_up_support(1)
 KEYPOINTS = np.full((5, 2), 50, np.float32)
 
 
-def cast() -> Cast:
-    return Cast((SUPPORT,), (b"",), (100,), {(0, 0): KEYPOINTS})
+def expected() -> ExpectedAnswers:
+    return ExpectedAnswers((SUPPORT,), (b"",), (100,), {(0, 0): KEYPOINTS})
 
 
 def pose(keypoints: np.ndarray, names: tuple[str, ...] = SUPPORT.names) -> PoseEstimate:
@@ -45,12 +45,12 @@ def pose(keypoints: np.ndarray, names: tuple[str, ...] = SUPPORT.names) -> PoseE
 
 
 def test_an_answer_that_is_off_is_a_mistake_and_rounding_is_not() -> None:
-    assert cast().mistake(0, 0, pose(KEYPOINTS + 100 * TOLERANCE / 2)) == ""
-    assert "off by" in cast().mistake(0, 0, pose(KEYPOINTS + 100 * TOLERANCE * 2))
-    assert cast().mistake(0, 0, pose(KEYPOINTS * np.nan))
-    assert cast().mistake(0, 0, pose(KEYPOINTS[:-1], SUPPORT.names[:-1]))
-    assert cast().mistake(0, 0, pose(KEYPOINTS, made_up_support(2).names))
-    assert cast().mistake(0, 0, replace(pose(KEYPOINTS), instances=()))
+    assert expected().mistake(0, 0, pose(KEYPOINTS + 100 * TOLERANCE / 2)) == ""
+    assert "off by" in expected().mistake(0, 0, pose(KEYPOINTS + 100 * TOLERANCE * 2))
+    assert expected().mistake(0, 0, pose(KEYPOINTS * np.nan))
+    assert expected().mistake(0, 0, pose(KEYPOINTS[:-1], SUPPORT.names[:-1]))
+    assert expected().mistake(0, 0, pose(KEYPOINTS, made_up_support(2).names))
+    assert expected().mistake(0, 0, replace(pose(KEYPOINTS), instances=()))
 
 
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -73,7 +73,7 @@ def test_a_refusal_is_right_only_when_it_may_come(
     monkeypatch.setattr(soak_ledger, "GRACE_SECONDS", 0.0)
     for during, fine in ((False, calm), (True, disturbed)):
         ledger, disturbances = Ledger(), Disturbances()
-        caller = Caller(0, [Place("localhost:1", disturbances)], ["supports/a"], cast(), ledger)
+        caller = Caller(0, [Place("localhost:1", disturbances)], ["supports/a"], expected(), ledger)
         before = time.monotonic()
         with disturbances.now():
             pass

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from cape.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, untrained, untrained_checkpoint
 from cape.configuration import BackboneConfiguration, ConfigurationError, SystemConfiguration
-from cape.towers import EFFICIENTNET_PACKAGE, MINILM_PACKAGE, packaged_text_tower
+from cape.pretrained.packages import EFFICIENTNET_PACKAGE, MINILM_PACKAGE
+from cape.pretrained.text_encoders import packaged_text_encoder
 from tests.conftest import tiny_configuration
 
 
@@ -75,7 +76,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 def test_a_pickle_in_place_of_the_weights_is_not_opened(folder: Path) -> None:
     torch.save({"a": torch.ones(1)}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file, or cut short"):
         load_checkpoint(folder)
 
 
@@ -104,7 +105,7 @@ def test_systems_that_read_no_text_need_no_tokenizer(tmp_path: Path) -> None:
 def test_towers_that_packages_hold_are_left_out_of_the_file(tmp_path: Path) -> None:
     configuration = SystemConfiguration(
         backbone=BackboneConfiguration(kind="efficientnet_lite0", weights=f"package:{EFFICIENTNET_PACKAGE}"),
-        text=packaged_text_tower(MINILM_PACKAGE).configuration,
+        text=packaged_text_encoder(MINILM_PACKAGE).configuration,
     )
     save_checkpoint(untrained(configuration), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")

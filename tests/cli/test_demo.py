@@ -112,7 +112,7 @@ def test_a_repository_that_cannot_be_served_is_said_with_the_servers_own_words(t
 def test_a_port_that_is_taken_is_said(tiny_repository, target):
     port = int(target.rpartition(":")[2])
     server = server_process(tiny_repository, port=port)
-    with pytest.raises(ServerStartError, match=f"port {port} is taken"), server:
+    with pytest.raises(ServerStartError, match=f"port {port} is in use"), server:
         pass
 
 

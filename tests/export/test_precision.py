@@ -15,6 +15,8 @@ from cape.checkpoints import load_checkpoint
 from export.precision import KEPT, SCOPES, lower_precision
 from export.tensorrt.engines import emulated_parity
 
+pytestmark = pytest.mark.instruction_sets
+
 ROLES = ("image_backbone", "text_encoder", "support_fusion", "pose_decoder")
 
 

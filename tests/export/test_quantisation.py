@@ -24,6 +24,8 @@ from export.graph import ExportError
 from export.quantisation import quantise_repository, sensitive_nodes
 from service.engines.choice import installed_engines, load_engine
 
+pytestmark = pytest.mark.instruction_sets
+
 
 @pytest.fixture(scope="module")
 def crops() -> list[np.ndarray]:

@@ -21,6 +21,8 @@ from export.tensorrt.editions import EDITIONS, compute_capabilities, load_bindin
 from export.tensorrt.engines import BuiltEngine, EngineRequest, build_engines, measured_parity
 from export.tensorrt.profiles import profiles
 
+MISSING = "TensorRT for RTX is missing: pip install 'capeserve[tensorrt-rtx]' (Linux and Windows on x86-64)"
+
 RTX = EngineRequest("rtx", ("sm86",), "float16")
 
 
@@ -32,7 +34,7 @@ def repository(tiny_export: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def built(repository: Path) -> dict[str, BuiltEngine]:
     """Every component of the tiny FLF, for SM86 in float16."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has wheels for Linux and Windows on x86-64")
+    pytest.importorskip("tensorrt_rtx_bindings", reason=MISSING)
     steps: list[tuple[str, int, int]] = []
     engines = build_engines(repository, RTX, progress=lambda *step: steps.append(step))
     assert steps[-1] == ("done", 4, 4)
@@ -100,7 +102,7 @@ def test_profiles_cover_every_size_that_the_manifest_allows(repository) -> None:
 
 
 def test_bfloat16_and_several_cards_are_built_as_asked(repository) -> None:
-    bindings = pytest.importorskip("tensorrt_rtx_bindings")
+    bindings = pytest.importorskip("tensorrt_rtx_bindings", reason=MISSING)
     capabilities = compute_capabilities(EDITIONS["rtx"], bindings, ("sm86", "sm89"))
     manifest = read_manifest(repository)
     graph = onnx.load(repository / "support_fusion" / "1" / "model.onnx")
@@ -115,7 +117,7 @@ def test_bfloat16_and_several_cards_are_built_as_asked(repository) -> None:
 
 def test_what_cannot_be_built_is_said_by_name(repository, monkeypatch) -> None:
     rtx, standard = EDITIONS["rtx"], EDITIONS["standard"]
-    bindings = pytest.importorskip("tensorrt_rtx_bindings")
+    bindings = pytest.importorskip("tensorrt_rtx_bindings", reason=MISSING)
     with pytest.raises(ExportError, match="cannot build for 'sm90'; it can for sm75, sm80, sm86"):
         compute_capabilities(rtx, bindings, ("sm90",))
     with pytest.raises(ExportError, match="needs --target: sm75"):
@@ -138,6 +140,6 @@ def test_a_graph_that_tensorrt_does_not_understand_is_named_and_old_engines_stay
 
 def test_engines_are_run_only_where_there_is_a_card(built, tiny_checkpoint) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a card")
+        pytest.skip("this machine has a GPU; the test is of one without")
     with pytest.raises(ExportError, match="torch finds none here"):
         measured_parity(load_checkpoint(tiny_checkpoint), list(built.values()), RTX)

@@ -61,7 +61,8 @@ def message(data: bytes) -> None:
     """Bytes that are a message, checked as a support of a request: its definition, or an invalid field."""
     from google.protobuf.message import DecodeError
 
-    from service.supports.checks import check_support, content_name
+    from service.supports.names import content_name
+    from service.supports.validation import check_support
     from tests.service.numpy_engine import tiny_manifest
 
     try:

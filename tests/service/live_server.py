@@ -20,7 +20,7 @@ from cape.v1 import model_service_pb2_grpc, pose_service_pb2_grpc, support_servi
 from service.engines.base import Engine
 from service.server import RunningServer, running_server
 from service.settings import Settings, load_settings
-from service.telemetry.context import Tracer
+from service.telemetry.request_context import Tracer
 
 
 def settings_for(repository: Path, **changes: object) -> Settings:

@@ -22,7 +22,7 @@ class RedisServer:
         """Skips the test where there is no Redis; `options` go to its command line."""
         binary = shutil.which("redis-server")
         if binary is None:
-            pytest.skip("redis-server is not installed (Debian package redis-server)")
+            pytest.skip("redis-server is missing: apt-get install redis-server")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from cape.v1 import pose_service_pb2
 from service.errors import DeadlineError, EngineError
-from service.handlers.status import grpc_code, status_of
+from service.handlers.error_statuses import grpc_code, status_of
 from service.server import SERVICES, StartError, running_server
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import encoded, photograph, query

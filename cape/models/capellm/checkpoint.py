@@ -17,7 +17,7 @@ from cape.checkpoints import CONFIGURATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, C
 from cape.configuration import BackboneConfiguration, ConfigurationError
 from cape.models.capellm.adapters import merged_state
 from cape.models.capellm.model import CapeLlm
-from cape.towers import TowerError, backbone_state
+from cape.pretrained.packages import PretrainedError, backbone_state
 
 VISION_PREFIX = "vision.network."
 
@@ -122,5 +122,5 @@ def _packaged(configuration: CapeLlmConfiguration) -> dict[str, Tensor]:
         return {}
     try:
         return backbone_state(BackboneConfiguration(kind="efficientnet_lite0", weights=vision.weights))
-    except TowerError as error:
+    except PretrainedError as error:
         raise CheckpointError(str(error)) from None

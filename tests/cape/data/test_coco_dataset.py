@@ -176,7 +176,7 @@ def test_a_missing_image_an_unreadable_one_and_a_box_outside_are_named(coco):
 def test_real_photographs_are_read():
     folder = os.environ.get("CAPESERVE_REAL_POSES")
     if not folder:
-        pytest.skip("CAPESERVE_REAL_POSES names no folder of annotations.json and images/")
+        pytest.skip("real images are missing: set CAPESERVE_REAL_POSES to a folder of annotations.json and images/")
     dataset = CocoDataset(folder, split="test")
     assert len(dataset.categories) > 1
     for index in range(len(dataset.categories)):

@@ -11,7 +11,7 @@ from cape.checkpoints import untrained
 from cape.configuration import BackboneConfiguration, HeadConfiguration
 from cape.data.coco_dataset import CocoDataset
 from cape.data.crops import Jitter, crop_object
-from cape.towers import EFFICIENTNET_PACKAGE
+from cape.pretrained.packages import EFFICIENTNET_PACKAGE
 from cape.training.encoders import BackboneEncoders, Encoder, EncodingPart, onnx_encoder
 from cape.training.features import FeatureCache, FeatureRecipe, backbone_digest, build_feature_cache
 from cape.training.parts import DatasetPart

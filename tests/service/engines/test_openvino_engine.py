@@ -15,9 +15,11 @@ from service.errors import EngineError
 from tests.service.live_server import LiveServer, settings_for
 from tests.service.messages import points, query
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="openvino is missing: pip install 'capeserve[openvino]'")
 
-from service.engines.openvino_runtime import OpenVinoEngine
+from service.engines.openvino_runtime import ISA_LIMITS, OpenVinoEngine, multiplies_bfloat16
+
+pytestmark = pytest.mark.instruction_sets
 
 
 def inputs_of(manifest, component: str, seed: int = 0) -> dict[str, np.ndarray]:
@@ -100,6 +102,17 @@ def test_bfloat16_is_refused_where_the_cpu_does_not_multiply_it(
     monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["FP32", "INT8"])
     with pytest.raises(EngineError, match="does not multiply bfloat16"):
         OpenVinoEngine(tiny_repository, read_manifest(tiny_repository), precision="bfloat16")
+
+
+def test_a_limit_on_onednns_instructions_rules_bfloat16_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvino.Core.get_property", lambda *_: ["BF16", "FP32"])
+    for name in ISA_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    assert multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")
+    assert multiplies_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    assert not multiplies_bfloat16()
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tiny_export, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from cape.geometry import Crop
 from cape.v1 import image_pb2, pose_service_pb2, support_pb2
 from service.errors import InvalidFieldError
 from service.images import ImageLimits
-from service.supports.checks import check_box, check_support, content_name
+from service.supports.names import content_name
+from service.supports.validation import check_box, check_support
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, encoded, photograph, query
 from tests.service.numpy_engine import tiny_manifest

@@ -390,7 +390,7 @@ def test_the_command_says_keypoints_as_they_are_found(live: LiveServer, tmp_path
 
 def test_openvino_answers_as_onnx_runtime(live: LiveServer, tiny_capellm: ExportedCapeLlm) -> None:
     """It too takes a past and images of no length."""
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="openvino is missing: pip install 'capeserve[openvino]'")
     expected = live.poses.EstimatePose(query(inline_support=support()))
     with LiveServer(settings_for(tiny_capellm.repository, engine="openvino")) as server:
         answer = server.poses.EstimatePose(query(inline_support=support()))

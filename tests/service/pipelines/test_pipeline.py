@@ -15,9 +15,9 @@ from service.errors import DeadlineError, MissingModalityError
 from service.pipelines.support_encoder import SupportEncoder
 from service.pipelines.support_tokens import PoseEstimator, SupportTokens, SupportTrace, support_cache
 from service.pipelines.texts import embedding_cache, text_embedders
-from service.supports.checks import SupportDefinition
+from service.supports.outline import SupportOutline
+from service.supports.prepared_support import PreparedSupport, Shot
 from service.supports.store import SupportSource
-from service.supports.support_set import Shot, SupportSet
 from service.tasks import together
 from tests.service.numpy_engine import MAPS, SIZE, NumpyEngine, tiny_manifest, until, write_tokenizer
 
@@ -41,12 +41,14 @@ class Bench:
         self.estimator = PoseEstimator(self.manifest, self.batcher, encoder, support_cache(10_000))
         self.loads = 0
 
-    async def support(self, support: SupportSet, deadline: float | None = None) -> tuple[SupportTokens, SupportTrace]:
-        async def load() -> SupportSet:
+    async def support(
+        self, support: PreparedSupport, deadline: float | None = None
+    ) -> tuple[SupportTokens, SupportTrace]:
+        async def load() -> PreparedSupport:
             self.loads += 1
             return support
 
-        definition = SupportDefinition.of(support.name, support_pb2.Support())
+        definition = SupportOutline.of(support.name, support_pb2.Support())
         source = SupportSource(definition, load, complaint=lambda error: error)
         return await self.estimator.support_tokens("flf", source, deadline)
 
@@ -71,8 +73,8 @@ def shot(brightness: float = 0.4, hidden: tuple[int, ...] = (), outside: tuple[i
     return Shot(crop(brightness), keypoints, np.array([index not in hidden for index in range(3)]))
 
 
-def support_set(*shots: Shot, texts: tuple[str, ...] = TEXTS, name: str = "supports/a") -> SupportSet:
-    return SupportSet(name, texts, np.array([[0, 1], [2, 1]]), shots, keypoints=3)
+def support_set(*shots: Shot, texts: tuple[str, ...] = TEXTS, name: str = "supports/a") -> PreparedSupport:
+    return PreparedSupport(name, texts, np.array([[0, 1], [2, 1]]), shots, keypoints=3)
 
 
 async def test_an_answer_is_made_from_its_own_query_and_support(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from tests.service.redis_server import RedisServer
 SECONDS = 20.0
 """Far more than anything here takes, on a machine that does other things too."""
 
-redis = pytest.importorskip("redis")
+redis = pytest.importorskip("redis", reason="the redis client is missing: pip install 'capeserve[redis]'")
 
 
 def flags(repository: Path, registry: str) -> list[object]:

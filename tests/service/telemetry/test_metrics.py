@@ -18,7 +18,7 @@ from cape.v1 import support_pb2
 from service.batching.batcher import Batcher
 from service.caches import SingleFlightCache
 from service.errors import DeadlineError, EngineError, InvalidFieldError, NotFoundError
-from service.supports.observed import ObservedRegistry
+from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.telemetry import metrics as module
 from service.telemetry.metrics import STAGES, Metrics

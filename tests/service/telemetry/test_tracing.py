@@ -19,8 +19,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cape.v1 import model_service_pb2, pose_service_pb2
 from export.triton.local.server import Ports, triton_server
-from service.telemetry.context import TRACE_PARENT
 from service.telemetry.opentelemetry import OpenTelemetryTracer
+from service.telemetry.request_context import TRACE_PARENT
 from tests.service.live_server import START, LiveServer, ServerProcess, settings_for
 from tests.service.messages import query
 from tests.service.trace_collectors import GrpcCollector, HttpCollector

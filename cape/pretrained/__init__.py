@@ -1,0 +1,1 @@
+"""Pretrained weights that others published: files, folders and packages."""

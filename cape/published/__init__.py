@@ -1,0 +1,1 @@
+"""Published GraphCape, CapeX and CapeFormer checkpoints as our models."""

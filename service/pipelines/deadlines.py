@@ -1,0 +1,37 @@
+"""Deadlines of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from service.errors import DeadlineError
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def deadline_of(context: Context, default_seconds: float) -> float:
+    """When the answer to a call is due, as an event loop time: what the caller said, or else the default."""
+    remaining = context.time_remaining()
+    now = asyncio.get_running_loop().time()
+    return now + (default_seconds if remaining is None else remaining)
+
+
+@asynccontextmanager
+async def due(deadline: float) -> AsyncIterator[None]:
+    """Ends what runs inside it when the deadline passes.
+
+    Raises:
+        DeadlineError: it passed.
+    """
+    try:
+        async with asyncio.timeout_at(deadline) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineError("the deadline has passed") from None

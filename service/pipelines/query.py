@@ -1,0 +1,283 @@
+"""One query, from the request to the answer, whichever method it came by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from cape.geometry import Crop
+from cape.manifest import Manifest
+from cape.v1 import image_pb2, pose_service_pb2
+from service.access.callers import current_caller
+from service.errors import InvalidFieldError, NotFoundError
+from service.images import ImageLimits, OpenedImage, check_image, open_image
+from service.pipelines.answers import MODEL_PREFIX, duration, pose_instance, provenance
+from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
+from service.pipelines.deadlines import due
+from service.supports.preparation import query_crops
+from service.supports.store import Supports, SupportSource
+from service.supports.validation import check_box
+from service.tasks import together
+from service.telemetry.metrics import STAGES, Metrics, Stage
+from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.spans import describe_span, record_span, span
+
+Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
+"""Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A query image, and what a pipeline has done with it so far.
+
+    Attributes:
+        height, width: of the upright image, in pixels.
+        crops: one per box.
+        features: what the pipeline made of the crops.
+        decode, prepare: seconds that these stages took, waiting for a thread included in the first.
+    """
+
+    height: int
+    width: int
+    crops: list[Crop]
+    features: StartedQuery
+    decode: float
+    prepare: float
+
+
+class Estimation:
+    """Answers queries; knows messages, but nothing of calls and statuses."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        pipelines: Mapping[str, Pipeline[Any, Any]],
+        supports: Supports,
+        limits: ImageLimits,
+        *,
+        default_system: str,
+        max_boxes: int,
+        pool: Executor,
+        metrics: Metrics,
+        performance: PerformanceMonitor,
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            manifest: what is served.
+            pipelines: of every system, what runs it.
+            supports: finds supports.
+            limits: how large an image may be.
+            default_system: answers requests that name no model.
+            max_boxes: most boxes of a request.
+            pool: threads that decode images.
+            metrics: told how long the stages took.
+            performance: told how long each query took.
+        """
+        self._manifest = manifest
+        self._pipelines = pipelines
+        self._supports = supports
+        self._limits = limits
+        self._default_system = default_system
+        self._max_boxes = max_boxes
+        self._pool = pool
+        self._metrics = metrics
+        self._performance = performance
+        self._versions = {system: manifest.version(system) for system in manifest.systems}
+
+    async def answer(
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+        partial: Partial | None = None,
+    ) -> pose_service_pb2.EstimatePoseResponse:
+        """Answers one query.
+
+        Args:
+            request: from a caller, unchecked.
+            deadline: event loop time by which the answer is due.
+            partial: takes keypoints as they are found, where the request asks for that; None where an answer is one
+                message.
+
+        Raises:
+            InvalidFieldError: field paths relative to the request.
+            ServiceError: any other of `service.errors`.
+        """
+        started = asyncio.get_running_loop().time()
+        async with due(deadline):
+            system = self._system(request.model)
+            pipeline = self._pipelines[system]
+            self._check(request)
+            _check_options(request.options, system, pipeline, streams=partial is not None)
+            source = await self._source(request, deadline)
+            (support, trace, support_seconds), query = await together(
+                self._support(system, source, deadline), self._query(system, source, request, deadline)
+            )
+            writer = _Writer(request, source, query)
+
+            def found(some: Sequence[PartialEstimate]) -> None:
+                assert partial is not None
+                partial(pose_service_pb2.EstimatePoseResponse(instances=writer.partial_instances(some)))
+
+            options = request.options
+            with span("decoder"):
+                estimates = await pipeline.estimate(
+                    system,
+                    support,
+                    query.features,
+                    deadline,
+                    similarity=options.include_similarity_maps,
+                    proposals=options.include_proposals,
+                    found=found if options.partial_answers else None,
+                )
+        response = pose_service_pb2.EstimatePoseResponse(
+            instances=writer.instances(estimates),
+            provenance=provenance(f"{MODEL_PREFIX}{system}", self._versions[system], support.modalities, trace),
+        )
+        stages: dict[Stage, float] = {
+            "decode": query.decode,
+            "prepare": query.prepare,
+            "support": support_seconds,
+            "backbone": query.features.seconds,
+            "decoder": estimates.seconds,
+            "queue": max(trace.queue_seconds, query.features.queue_seconds) + estimates.queue_seconds,
+        }
+        for stage in STAGES:
+            self._metrics.stage_finished(stage, stages[stage])
+            getattr(response.timing, stage).CopyFrom(duration(stages[stage]))
+        self._metrics.instances_answered(system, len(query.crops))
+        total = asyncio.get_running_loop().time() - started
+        response.timing.total.CopyFrom(duration(total))
+        self._performance.record(system, total, instances=len(query.crops), warm=trace.cache_hit)
+        return response
+
+    def _system(self, model: str) -> str:
+        """The system that a request means."""
+        if not model:
+            return self._default_system
+        system = model.removeprefix(MODEL_PREFIX)
+        if not model.startswith(MODEL_PREFIX) or not system:
+            raise InvalidFieldError("model", f"{model[:50]!r} is not the name of a model, '{MODEL_PREFIX}…'")
+        if system not in self._manifest.systems:
+            raise NotFoundError("cape.v1.Model", model[:200], f"there is no model {model[:200]!r}")
+        return system
+
+    def _check(self, request: pose_service_pb2.EstimatePoseRequest) -> None:
+        """Checks what costs nothing to check."""
+        try:
+            check_image(request.image, self._limits)
+        except InvalidFieldError as error:
+            raise error.within("image") from None
+        if len(request.boxes) > self._max_boxes:
+            raise InvalidFieldError("boxes", f"{len(request.boxes)}; at most {self._max_boxes}")
+        for index, box in enumerate(request.boxes):
+            try:
+                check_box(box)
+            except InvalidFieldError as error:
+                raise error.within(f"boxes[{index}]") from None
+        space = request.options.coordinate_space
+        if space not in pose_service_pb2.CoordinateSpace.values():
+            raise InvalidFieldError("options.coordinate_space", f"{space} is not a coordinate space")
+
+    async def _source(self, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> SupportSource:
+        match request.WhichOneof("support_source"):
+            case "support":
+                return await self._supports.registered(current_caller().tenant, request.support, deadline)
+            case "inline_support":
+                return await self._supports.inline(current_caller().tenant, request.inline_support)
+            case _:
+                raise InvalidFieldError("support", "missing: name a support, or send an inline_support")
+
+    async def _support(
+        self, system: str, source: SupportSource, deadline: float
+    ) -> tuple[UsedSupport, SupportTrace, float]:
+        """The tokens of a support, how they were got, and in how many seconds."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with span("support"):
+            tokens, trace = await self._pipelines[system].support_tokens(system, source, deadline)
+            describe_span({"capeserve.support_cache_hit": trace.cache_hit})
+        return tokens, trace, loop.time() - started
+
+    async def _query(
+        self,
+        system: str,
+        source: SupportSource,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float,
+    ) -> _Query:
+        """Decodes and crops the query image and starts on the crops."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        def decode_and_crop() -> tuple[OpenedImage, list[Crop], list[np.ndarray], float]:
+            with _field("image"):
+                image = open_image(request.image, self._limits)
+            crops = query_crops(request.boxes, image, self._manifest)
+            with _field("image"):
+                photograph = image.decode(crops)
+            decoded = loop.time()
+            return image, crops, [photograph.extract(crop) for crop in crops], decoded
+
+        image, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
+        prepared = loop.time()
+        record_span("decode", prepared - started, decoded - started)
+        record_span("prepare", prepared - decoded, prepared - decoded)
+        with span("backbone"):
+            features = await self._pipelines[system].start_query(system, source, pixels, deadline)
+        return _Query(image.height, image.width, crops, features, decoded - started, prepared - decoded)
+
+
+class _Writer:
+    """Puts what is found into the query image's own coordinates, pixels or fractions as asked for."""
+
+    def __init__(self, request: pose_service_pb2.EstimatePoseRequest, source: SupportSource, query: _Query) -> None:
+        whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
+        self._boxes = request.boxes or [whole]
+        self._names = source.definition.keypoint_names
+        self._crops = query.crops
+        normalized = request.options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
+        self._scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
+
+    def instances(self, estimates: Estimates) -> list[pose_service_pb2.PoseInstance]:
+        """All keypoints of every box."""
+        return [
+            pose_instance(self._names, crop, estimate, box, self._scale)
+            for crop, estimate, box in zip(self._crops, estimates.estimates, self._boxes, strict=True)
+        ]
+
+    def partial_instances(self, some: Sequence[PartialEstimate]) -> list[pose_service_pb2.PoseInstance]:
+        """Some keypoints, of every box those that are there."""
+        instances = [pose_service_pb2.PoseInstance(box=box) for box in self._boxes]
+        for part in some:
+            names = [self._names[index] for index in part.keypoints]
+            crop, box = self._crops[part.crop], self._boxes[part.crop]
+            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale)
+        return instances
+
+
+def _check_options(
+    options: pose_service_pb2.EstimatePoseOptions, system: str, pipeline: Pipeline[Any, Any], *, streams: bool
+) -> None:
+    """Refuses to leave out in silence what was asked for."""
+    if not pipeline.has_maps:
+        for option, what in (("include_similarity_maps", "similarity maps"), ("include_proposals", "proposals")):
+            if getattr(options, option):
+                raise InvalidFieldError(f"options.{option}", f"model {system} has no {what}")
+    if options.partial_answers and not streams:
+        raise InvalidFieldError("options.partial_answers", "an answer here is one message; use StreamEstimatePose")
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Puts a field's name before the paths of what is wrong in it."""
+    try:
+        yield
+    except InvalidFieldError as error:
+        raise error.within(name) from None
