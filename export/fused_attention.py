@@ -200,18 +200,21 @@ class FusedAttention(nn.Module):
         layers = (self.query, self.key, self.value)
         self.bias: Tensor
         self.register_buffer("bias", torch.cat([layer.bias.detach() for layer in layers]))
+        weights = [layer.weight.detach() for layer in layers]
+        self.alike = len({layer.in_features for layer in layers}) == 1
+        # Sliced and transposed here: what a graph does to its weights it does in every run.
         self.together: Tensor | None
-        alike = len({layer.in_features for layer in layers}) == 1
-        weights = torch.cat([layer.weight.detach() for layer in layers]).t().contiguous() if alike else None
-        self.register_buffer("together", weights)
+        self.register_buffer("together", torch.cat(weights).t().contiguous() if self.alike else None)
+        self.query_key: Tensor | None
+        self.register_buffer("query_key", torch.cat(weights[:2]).t().contiguous() if self.alike else None)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MultiHeadAttention.forward`."""
         width = self.query.out_features
         if query is key and key is value and self.together is not None:
             projected = list((query @ self.together).split(width, dim=-1))
-        elif query is key and self.together is not None:
-            projected = list((query @ self.together[:, : 2 * width]).split(width, dim=-1))
+        elif query is key and self.query_key is not None:
+            projected = list((query @ self.query_key).split(width, dim=-1))
             projected.append(value @ self.value.weight.t())
         else:
             projected = [query @ self.query.weight.t(), key @ self.key.weight.t(), value @ self.value.weight.t()]

@@ -142,8 +142,8 @@ class _Converter:
             return True
         read = [name for name in node.input if name in self._floats and name not in self._initializers]
         if not read:
-            # Bytes of an image, which are normalised next, and comparisons.
-            return True
+            # Bytes of an image, which are normalised next, and comparisons; but not tables of embeddings.
+            return node.op_type != "Gather"
         if node.op_type == "Div" and self._types[node.input[0]] == HALF and self._types[node.input[1]] == FLOAT:
             # By a norm, which may be too small for float16.
             return True
