@@ -102,8 +102,8 @@ class OnnxRuntimeEngine:
         """Loads the components on fixed buffers with CUDA graphs; logs why where that fails."""
         systems = self._manifest.support_systems.values()
         captured = {part for system in systems for part in system.components.values()}
-        queries = {system.components[role] for system in systems for role in QUERY_ROLES}
         try:
+            queries = {system.components[role] for system in systems for role in QUERY_ROLES}
             # The CUDA runtime is loaded with the provider, which the smallest component brings in.
             smallest = min(self._manifest.components, key=lambda name: self._manifest.components[name].bytes)
             if self._session(smallest, {}).get_providers()[0] != GRAPH_PROVIDER:
@@ -167,10 +167,12 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._devices and self._wanted[0] == rtx_plugin.PROVIDER:
             options.add_provider_for_devices(self._devices, {})
-        first, *others = self._wanted
+        first: Any = self._wanted[0]
+        if provider_options:
+            first = first, dict(provider_options)
         try:
             # What the options hold is all that there is: names given beside them would replace it.
-            names = None if options.has_providers() else [(first, dict(provider_options)), *others]
+            names = None if options.has_providers() else [first, *self._wanted[1:]]
             return onnxruntime.InferenceSession(self.graph_file(component), sess_options=options, providers=names)
         except EngineError:
             raise
