@@ -20,36 +20,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cape.geometry import Crop
+from cape.images import (
+    SIDEWAYS,
+    UPRIGHT,
+    ImageError,
+    not_an_image,
+    orientation_of,
+    readable_formats,
+    reason_of,
+    to_rgb,
+)
 from cape.v1 import image_pb2
 from service.errors import InvalidFieldError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats that are read, by Pillow's names. No others are tried: their decoders cannot be attacked."""
-
-WIDE_MODES = {"I", "F"}
-"""32-bit integer and floating point pixels: their range is unknown, scaling to 8 bits would be a guess."""
 
 # Pillow raises at its own limit of 179 megapixels while it opens the file; ours is stricter and configurable.
 Image.MAX_IMAGE_PIXELS = None
 
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns an image upright, by its EXIF orientation; 1 is upright already."""
-
-SIDEWAYS = {5, 6, 7, 8}
-"""Orientations whose upright width is the stored height."""
 
 REVERSED_X, REVERSED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
 """Orientations whose upright x, or y, runs against the stored axis that it comes from."""
@@ -149,7 +139,7 @@ class OpenedImage:
             if reduction > 1:
                 # Pillow reduces as far as it can without falling below this size.
                 self.source.draft(None, (self.source.width // reduction, self.source.height // reduction))
-            pixels = _to_rgb(self.source, self.orientation)
+            pixels = to_rgb(self.source, self.orientation)
         return self._placed(pixels, reduction)
 
     def _placed(self, pixels: npt.NDArray[np.uint8], reduction: int) -> DecodedImage:
@@ -170,15 +160,15 @@ def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:
     check_image(message, limits)
     if message.WhichOneof("source") == "raw":
         return _opened(_from_raw(message.raw, limits))
-    with _decoding():
-        image = Image.open(io.BytesIO(message.encoded), formats=FORMATS)
+    with _decoding(message.encoded[:64]):
+        image = Image.open(io.BytesIO(message.encoded), formats=readable_formats())
         width, height = image.size
         _check_size("encoded", height, width, limits)
         if not isinstance(image, JpegImageFile):
             # Only the first frame of those that have several. Their orientation may come after the pixels.
             image.load()
-            return _opened(_to_rgb(image, _orientation(image)))
-        orientation = _orientation(image)
+            return _opened(to_rgb(image, orientation_of(image)))
+        orientation = orientation_of(image)
         if orientation in SIDEWAYS:
             height, width = width, height
         return OpenedImage(height, width, image, orientation, message.encoded)
@@ -201,18 +191,19 @@ def _opened(pixels: npt.NDArray[np.uint8]) -> OpenedImage:
 
 
 @contextmanager
-def _decoding() -> Iterator[None]:
+def _decoding(head: bytes = b"") -> Iterator[None]:
     """Turns whatever Pillow raises into an error of the field."""
     try:
         yield
     except InvalidFieldError:
         raise
     except UnidentifiedImageError:
-        raise InvalidFieldError("encoded", "not a JPEG, PNG, WebP, BMP or TIFF image") from None
+        raise InvalidFieldError("encoded", not_an_image(head)) from None
+    except ImageError as error:
+        raise InvalidFieldError("encoded", str(error)) from None
     except Exception as error:
         # For broken files Pillow raises OSError, SyntaxError, ValueError, struct.error, EOFError and more.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidFieldError("encoded", f"truncated or damaged image: {reason}") from error
+        raise InvalidFieldError("encoded", f"truncated or damaged image: {reason_of(error)}") from error
 
 
 def _from_raw(raw: image_pb2.RawImage, limits: ImageLimits) -> npt.NDArray[np.uint8]:
@@ -257,32 +248,3 @@ def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.
     if orientation not in UPRIGHT:
         return pixels
     return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
-
-
-def _to_rgb(image: ImageFile.ImageFile, orientation: int) -> npt.NDArray[np.uint8]:
-    """Decodes the pixels, converts them to 8-bit RGB and turns them upright."""
-    image.load()
-    if image.mode in WIDE_MODES:
-        raise InvalidFieldError("encoded", "32-bit pixels; use 8 or 16 bits a channel")
-    pixels: Image.Image = image
-    if pixels.mode.startswith("I;16"):
-        grey = np.asarray(pixels).astype(np.uint32)
-        # 65,535 / 255 = 257: the whole range is scaled, where Pillow's own conversion would clip at 255.
-        pixels = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if pixels.has_transparency_data:
-        layers = pixels.convert("RGBA")
-        pixels = Image.new("RGB", layers.size, "white")
-        pixels.paste(layers, mask=layers.getchannel("A"))
-    rgb = pixels if pixels.mode == "RGB" else pixels.convert("RGB")
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-    # A view of the one copy that Pillow makes of its pixels.
-    return np.asarray(rgb, dtype=np.uint8)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1–8; 1 where the EXIF data says nothing or are damaged, as photo viewers do."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1

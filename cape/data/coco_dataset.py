@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cape.annotations import AnnotationError
 from cape.coco import CocoAnnotation, CocoCategory, CocoFile, SkeletonBase, read_coco
 from cape.data.dataset import AnnotatedObject, Category, DatasetError
-from cape.drawing import read_image
+from cape.images import read_image
 from cape.support import Box, KeypointDefinition
 
 BORDER = 1.0

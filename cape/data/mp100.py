@@ -19,7 +19,7 @@ from cape.annotations import AnnotationError
 from cape.coco import CocoAnnotation, CocoCategory, CocoFile, read_coco
 from cape.data.coco_dataset import keypoint_definitions
 from cape.data.dataset import AnnotatedObject, Category, DatasetError
-from cape.drawing import read_image
+from cape.images import read_image
 from cape.support import Box
 
 Part = Literal["train", "val", "test"]
