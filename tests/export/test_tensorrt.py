@@ -126,7 +126,7 @@ def test_what_cannot_be_built_is_said_by_name(repository, monkeypatch) -> None:
     with pytest.raises(ExportError, match="builds for the card in this machine"):
         compute_capabilities(standard, bindings, ("sm86",))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ExportError, match="TensorRT is not installed: pip install tensorrt"):
+    with pytest.raises(ExportError, match=r"TensorRT is not installed: pip install 'capeserve\[tensorrt\]'"):
         load_bindings(standard)
 
 
