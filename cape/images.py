@@ -22,6 +22,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Formats that are always read, by Pillow's names. Others are rejected, which keeps their decoders off the attack
 surface."""
 
+BAND_PIXELS = 1_000_000
+"""Pixels that are converted at a time."""
+
 WIDE_MODES = {"I", "F"}
 """32-bit integer and floating point pixels: their range is unknown, scaling to 8 bits would be a guess."""
 
@@ -160,20 +163,30 @@ def to_rgb(image: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
     image.load()
     if image.mode in WIDE_MODES:
         raise ImageError("32-bit pixels; use 8 or 16 bits a channel")
-    pixels: Image.Image = image
-    if pixels.mode.startswith("I;16"):
-        grey = np.asarray(pixels).astype(np.uint32)
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    # In bands of rows: Pillow's own pixels and these are the only whole copies, 7 bytes a pixel.
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels[top:bottom] = np.asarray(_band_to_rgb(band))
+    if orientation not in UPRIGHT:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
+
+
+def _band_to_rgb(band: Image.Image) -> Image.Image:
+    """Converts rows of an image to 8-bit RGB, transparency to white."""
+    if band.mode.startswith("I;16"):
+        grey = np.asarray(band).astype(np.uint32)
         # 65,535 / 255 = 257: the whole range is scaled, where Pillow's own conversion would clip at 255.
-        pixels = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if pixels.has_transparency_data:
-        layers = pixels.convert("RGBA")
-        pixels = Image.new("RGB", layers.size, "white")
-        pixels.paste(layers, mask=layers.getchannel("A"))
-    rgb = pixels if pixels.mode == "RGB" else pixels.convert("RGB")
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-    # A view of the one copy that Pillow makes of its pixels.
-    return np.asarray(rgb, dtype=np.uint8)
+        band = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if band.has_transparency_data:
+        layers = band.convert("RGBA")
+        band = Image.new("RGB", layers.size, "white")
+        band.paste(layers, mask=layers.getchannel("A"))
+    return band if band.mode == "RGB" else band.convert("RGB")
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching.batcher import Batcher
+from service.decoding import DecodeMemory, DecodePool
 from service.engines.base import BatchRunner, Engine
 from service.engines.choice import load_engine
 from service.engines.traced import TracedRunner
@@ -42,6 +42,7 @@ class Application:
         estimation: answers queries.
         metrics: for Prometheus.
         performance: for GetPerformanceReport.
+        decoding: threads that decode images.
     """
 
     manifest: Manifest
@@ -51,6 +52,17 @@ class Application:
     estimation: Estimation
     metrics: Metrics
     performance: PerformanceMonitor
+    decoding: DecodePool
+
+    @property
+    def healthy(self) -> bool:
+        """Whether queries can be answered now."""
+        return self.runner.healthy and not self.decoding.stuck
+
+    @property
+    def hanging(self) -> bool:
+        """Whether only a restart helps: an engine run, or every decoding thread, exceeds its time limit."""
+        return self.runner.hanging or self.decoding.stuck
 
 
 @asynccontextmanager
@@ -85,8 +97,8 @@ async def open_application(
             raise StartError(f"{settings.repository}: {error}") from None
         if tracer is not None:
             runner = TracedRunner(runner)
-        pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-        stack.callback(pool.shutdown)
+        pool = DecodePool(settings.decode_threads, settings.decode_seconds)
+        stack.callback(pool.close)
 
         try:
             pipelines = Pipelines(
@@ -98,7 +110,12 @@ async def open_application(
             )
         except ValueError as error:
             raise StartError(str(error)) from None
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = ImageLimits(
+            settings.max_image_bytes,
+            settings.max_image_pixels,
+            settings.max_image_scans,
+            DecodeMemory(settings.decode_memory_bytes),
+        )
         supports = Supports(
             ObservedRegistry(registry, metrics),
             manifest,
@@ -132,7 +149,7 @@ async def open_application(
             max_answer_bytes=settings.max_answer_bytes,
             lookup_seconds=settings.default_deadline_seconds,
         )
-        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance)
+        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance, pool)
 
 
 async def _open_runner(

@@ -35,7 +35,11 @@ from cape.images import (
     to_rgb,
 )
 from cape.v1 import image_pb2
-from service.errors import InvalidFieldError
+from service.decoding import DecodeMemory
+from service.errors import InvalidFieldError, QueueFullError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+START_OF_SCAN = b"\xff\xda"
 
 # Pillow raises at its own limit of 179 megapixels while it opens the file; ours is stricter and configurable.
 Image.MAX_IMAGE_PIXELS = None
@@ -43,6 +47,12 @@ Image.MAX_IMAGE_PIXELS = None
 
 REVERSED_X, REVERSED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
 """Orientations whose upright x, or y, runs against the stored axis that it comes from."""
+
+RETRY_MEMORY = 1.0
+"""Seconds after which to retry when the process is out of memory."""
+
+MAX_CHUNKS = 10_000
+"""Chunks of a PNG. Encoders write the pixels in chunks of 8 KiB, or 2,048 for the largest image."""
 
 REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG's sides can be reduced while it is decoded, largest first."""
@@ -55,10 +65,14 @@ class ImageLimits:
     Attributes:
         max_bytes: largest file, or largest raw pixel array.
         max_pixels: most pixels, height × width.
+        max_scans: most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 10.
+        memory: memory that decoded images share; None: unbounded.
     """
 
     max_bytes: int
     max_pixels: int
+    max_scans: int = 100
+    memory: DecodeMemory | None = None
 
 
 def check_image(message: image_pb2.Image, limits: ImageLimits) -> None:
@@ -109,6 +123,8 @@ class OpenedImage:
         source: a JPEG of which the header has been read, or pixels.
         orientation: of the JPEG, 1–8.
         encoded: the JPEG.
+        limits: gives the reserved memory back.
+        reserved: bytes of it.
     """
 
     height: int
@@ -116,6 +132,13 @@ class OpenedImage:
     source: JpegImageFile | npt.NDArray[np.uint8]
     orientation: int = 1
     encoded: bytes = b""
+    limits: ImageLimits | None = None
+    reserved: int = 0
+
+    def close(self) -> None:
+        """Gives reserved memory back. The pixels must not be needed any more."""
+        if self.limits is not None and self.limits.memory is not None:
+            self.limits.memory.release(self.reserved)
 
     def decode(self, crops: Sequence[Crop] = ()) -> DecodedImage:
         """Decodes the pixels, as few as the crops need; once. Takes CPU time: call it in a thread.
@@ -161,17 +184,41 @@ def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:
     if message.WhichOneof("source") == "raw":
         return _opened(_from_raw(message.raw, limits))
     with _decoding(message.encoded[:64]):
+        if message.encoded.startswith(PNG_SIGNATURE):
+            _check_chunks(message.encoded)
         image = Image.open(io.BytesIO(message.encoded), formats=readable_formats())
         width, height = image.size
         _check_size("encoded", height, width, limits)
-        if not isinstance(image, JpegImageFile):
-            # Only the first frame of those that have several. Their orientation may come after the pixels.
-            image.load()
-            return _opened(to_rgb(image, orientation_of(image)))
-        orientation = orientation_of(image)
-        if orientation in SIDEWAYS:
-            height, width = width, height
-        return OpenedImage(height, width, image, orientation, message.encoded)
+        scans = message.encoded.count(START_OF_SCAN) if isinstance(image, JpegImageFile) else 0
+        # Markers cannot occur within a scan's data; thumbnails in the header add one or two.
+        if scans > limits.max_scans:
+            raise InvalidFieldError("encoded", f"a JPEG of {scans:,} scans; at most {limits.max_scans}")
+        reserved = limits.memory.reserve(width * height) if limits.memory is not None else 0
+        try:
+            if not isinstance(image, JpegImageFile):
+                # Only the first frame of an animation, and the first page of a document. The orientation may come after
+                # the pixels.
+                image.load()
+                pixels = to_rgb(image, orientation_of(image))
+                return OpenedImage(pixels.shape[0], pixels.shape[1], pixels, limits=limits, reserved=reserved)
+            orientation = orientation_of(image)
+            if orientation in SIDEWAYS:
+                height, width = width, height
+            return OpenedImage(height, width, image, orientation, message.encoded, limits, reserved)
+        except BaseException:
+            if limits.memory is not None:
+                limits.memory.release(reserved)
+            raise
+
+
+def _check_chunks(encoded: bytes) -> None:
+    """Refuses a PNG of very many chunks, each of which costs time however small it is."""
+    position = len(PNG_SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(encoded):
+            return
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+    raise InvalidFieldError("encoded", f"a PNG of more than {MAX_CHUNKS:,} chunks")
 
 
 def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.uint8]:
@@ -183,7 +230,11 @@ def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.
     Raises:
         InvalidFieldError: field '', 'encoded' or 'raw…', relative to the image message.
     """
-    return open_image(message, limits).decode().pixels
+    image = open_image(message, limits)
+    try:
+        return image.decode().pixels
+    finally:
+        image.close()
 
 
 def _opened(pixels: npt.NDArray[np.uint8]) -> OpenedImage:
@@ -197,6 +248,8 @@ def _decoding(head: bytes = b"") -> Iterator[None]:
         yield
     except InvalidFieldError:
         raise
+    except MemoryError:
+        raise QueueFullError(RETRY_MEMORY) from None
     except UnidentifiedImageError:
         raise InvalidFieldError("encoded", not_an_image(head)) from None
     except ImageError as error:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +23,7 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
+from service.access.certificate_dates import earliest_expiry
 from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
@@ -111,7 +113,7 @@ async def serve(settings: Settings) -> bool:
         )
         await stop.wait()
         logger.info("stopping: no new calls, finishing those that run")
-    ended = not server.application.runner.hanging
+    ended = not (server.application.runner.hanging or server.application.decoding.slow)
     logger.info("stopped" if ended else "stopped, but for an engine run that hangs")
     return ended
 
@@ -143,8 +145,8 @@ async def running_server(
             options=(
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Two servers on one port would share its connections; the second one must fail instead.
-                ("grpc.so_reuseport", 0),
+                # Unless asked for, two servers must not share a port: the second one fails.
+                ("grpc.so_reuseport", int(settings.share_port)),
                 # The messages of calls are read before the calls are counted. This bounds what a connection may have
                 # sent; well above what is let in, so that a full server still says that it is.
                 ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
@@ -160,6 +162,8 @@ async def running_server(
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         port = listen(server, settings)
+        if certificates := [path for path in (settings.tls_certificate, settings.tls_client_authority) if path]:
+            application.metrics.watch_certificates(partial(earliest_expiry, certificates))
         await server.start()
         if settings.health_port:
             stack.push_async_callback((await health_server(settings, probes)).stop, None)
@@ -184,6 +188,7 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         max_batch_items=settings.max_batch_items,
         batch_concurrency=settings.batch_concurrency,
         stream_concurrency=settings.stream_concurrency,
+        metrics=application.metrics,
         shutdown=shutdown,
     )
     support = SupportService(application.supports, default_deadline=settings.default_deadline_seconds)
@@ -192,10 +197,23 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         application.performance,
         default_system=application.default_system,
         engine=application.runner.description,
+        limits=_limits(settings),
     )
     pose_service_pb2_grpc.add_PoseServiceServicer_to_server(pose, server)
     support_service_pb2_grpc.add_SupportServiceServicer_to_server(support, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+
+
+def _limits(settings: Settings) -> model_service_pb2.RequestLimits:
+    """What ListModels says about requests."""
+    return model_service_pb2.RequestLimits(
+        max_boxes=settings.max_boxes,
+        max_batch_items=settings.max_batch_items,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_message_bytes=settings.max_message_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
 
 
 def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
@@ -223,7 +241,7 @@ async def _report_health(application: Application, probes: health.aio.HealthServ
     """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
     reported: tuple[bool, bool] | None = None
     while True:
-        now = application.runner.healthy, not application.runner.hanging
+        now = application.healthy, not application.hanging
         if now != reported:
             healthy, alive = now
             for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    share_port: bool = Field(
+        False,
+        description="Share the gRPC port with other processes of this user (SO_REUSEPORT): the kernel spreads "
+        "connections over them.",
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
     max_connection_age_seconds: float = Field(
         0.0,
@@ -123,6 +128,13 @@ class Settings(BaseSettings):
     )
     max_image_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=1, description="Largest image of a request.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
+    max_image_scans: int = Field(100, ge=1, description="Most scans of a progressive JPEG; encoders write about 10.")
+    decode_seconds: float = Field(
+        10.0, gt=0, description="Time limit of decoding one image; while all threads exceed it, liveness fails."
+    )
+    decode_memory_bytes: ByteSize = Field(
+        ByteSize(1024 * MIB), ge=1, description="Memory for images being decoded, 8 bytes a pixel; more wait."
+    )
     max_boxes: int = Field(64, ge=1, description="Most boxes of a request.")
     max_batch_items: int = Field(256, ge=1, description="Most requests of a BatchEstimatePose.")
     batch_concurrency: int = Field(16, ge=1, description="Items of one batch that are worked on at a time.")
@@ -132,7 +144,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         default_factory=available_cpus,
         ge=1,
-        description="Images decoded at a time, up to 10 bytes a pixel each; default: one per CPU.",
+        description="Images decoded at a time; default: one per CPU.",
     )
 
     support_cache_bytes: ByteSize = Field(ByteSize(256 * MIB), ge=0, description="Memory for encoded supports.")

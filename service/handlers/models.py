@@ -21,10 +21,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Says what is served, and how fast."""
 
     def __init__(
-        self, manifest: Manifest, performance: PerformanceMonitor, *, default_system: str, engine: str
+        self,
+        manifest: Manifest,
+        performance: PerformanceMonitor,
+        *,
+        default_system: str,
+        engine: str,
+        limits: model_service_pb2.RequestLimits | None = None,
     ) -> None:
         """Takes the manifest, the live figures, the system that is the default, and what runs the models."""
         self._performance = performance
+        self._limits = limits
         self._models = [_model(manifest, system, default_system, engine) for system in manifest.systems]
 
     async def ListModels(  # noqa: N802
@@ -36,7 +43,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         page = self._models[start : start + size]
         more = start + size < len(self._models)
         token = base64.urlsafe_b64encode(page[-1].name.encode()).decode() if more else ""
-        return model_service_pb2.ListModelsResponse(models=page, next_page_token=token)
+        return model_service_pb2.ListModelsResponse(models=page, next_page_token=token, limits=self._limits)
 
     async def GetPerformanceReport(  # noqa: N802
         self, request: model_service_pb2.GetPerformanceReportRequest, context: Context
@@ -102,4 +109,6 @@ def _model(manifest: Manifest, name: str, default_system: str, engine: str) -> m
         parity_keypoints=max(parity, default=0.0),
         engine=engine,
         is_default=name == default_system,
+        max_text_tokens=encoder.max_tokens if (encoder := getattr(system, "text_encoder", None)) else 0,
+        max_examples=manifest.max_shots,
     )

@@ -28,6 +28,7 @@ from service.engines.base import BatchResult, BatchRunner
 from service.pipelines.base import Estimate, Estimates, PartialCallback, SupportTrace
 from service.pipelines.image_features import image_features
 from service.pipelines.support_encoder import SupportEncoder, SupportTokens
+from service.pipelines.texts import TextError, text_field_error
 from service.supports.store import SupportSource
 from service.tasks import all_of
 
@@ -122,7 +123,10 @@ class PoseEstimator:
         """
 
         async def compute() -> tuple[SupportTokens, SupportTrace]:
-            return await self._encoder.encode(system, await source.load(), deadline)
+            try:
+                return await self._encoder.encode(system, await source.load(), deadline)
+            except TextError as error:
+                raise source.complaint(text_field_error(error, source.definition)) from None
 
         (tokens, trace), hit = await self._supports.get(
             (source.definition.key, self._versions[system]), compute, deadline
