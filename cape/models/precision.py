@@ -18,4 +18,7 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
         tensor: on the device concerned.
     """
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    # The meta device, on which operations are counted, knows no autocast and raises if asked.
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

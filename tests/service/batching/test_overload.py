@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.harness.arrivals import Outcome, closed_loop, open_loop, outcome, poisson_arrivals
 from service.batching.batcher import Batcher
-from service.batching.queues import STALE_AFTER, RowQueue
-from service.errors import DeadlineError
+from service.batching.queues import STALE_AFTER, ComponentQueue
+from service.errors import DeadlineError, QueueFullError
 from tests.service.numpy_engine import tiny_manifest, until
 from tests.service.virtual_time import VirtualEngine, VirtualPool, VirtualTimeLoop
 
@@ -49,6 +49,8 @@ def caller(batcher: Batcher, patience: float) -> Callable[[int], Awaitable[str]]
             await batcher.submit("pose_decoder", features, ["keypoints"], deadline)
         except DeadlineError:
             return "DEADLINE_EXCEEDED"
+        except QueueFullError:
+            return "RESOURCE_EXHAUSTED"
         return "OK"
 
     return ask
@@ -74,7 +76,7 @@ def test_three_times_the_capacity_leaves_the_capacity_and_answers_in_time(spread
         full, over = loop.run_until_complete(measure())
     assert over.goodput > 0.95 * full.throughput
     assert over.answered.p99 <= 3 * full.answered.p99
-    assert over.statuses["DEADLINE_EXCEEDED"] > over.statuses["OK"]
+    assert over.statuses["RESOURCE_EXHAUSTED"] > over.statuses["OK"]
     # Who is turned away hears it at once.
     assert over.refused.p50 < full.answered.p50 / 100
 
@@ -88,7 +90,7 @@ async def test_an_idle_engine_is_tried_whatever_the_last_runs_took() -> None:
 
 
 def test_a_run_is_judged_by_runs_as_large_and_by_the_share_of_larger_ones() -> None:
-    queue = RowQueue(max_batch_size=16)
+    queue = ComponentQueue(max_batch_size=16)
     for rows, seconds in ((1, 0.1), (1, 0.3), (16, 0.8), (8, 0.6)):
         queue.measured(rows, seconds, now=0.0)
     now = 1.0
@@ -103,7 +105,7 @@ def test_a_run_is_judged_by_runs_as_large_and_by_the_share_of_larger_ones() -> N
 
 
 def test_nothing_is_concluded_from_the_first_runs() -> None:
-    queue = RowQueue(max_batch_size=16)
+    queue = ComponentQueue(max_batch_size=16)
     assert queue.usual_batch == 1
     queue.measured(1, 9.0, now=0.0)
     assert queue.run_time(1, now=0.0) == 0.0
