@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from cape.capellm.configuration import InstructionConfiguration, Readout, SpecialTokens
 
@@ -29,6 +29,21 @@ those of a system that is a language model."""
 
 ModalityUse = Literal["required", "optional", "unused"]
 """Whether a support must have a modality. Where several are `optional`, it must have at least one."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+"""Name of a component or system: a folder of the repository, a label of metrics, part of resource names."""
+
+
+def _inside(path: str) -> str:
+    parts = path.replace("\\", "/").split("/")
+    if not path or path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in path:
+        raise ValueError("must be a path inside the repository")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+"""Path of a file, relative to the repository and inside it."""
 
 
 class ManifestError(ValueError):
@@ -90,7 +105,10 @@ class TextEncoderManifest(_Strict):
     name: str = Field(description="What the tower is called: 'gte-base-en-v1.5'.")
     dimension: int = Field(ge=1)
     max_tokens: int = Field(ge=1, description="Tokens after which a text is cut.")
-    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Digest of that file; None: exported before digests were kept."
+    )
     pad_token_id: int = Field(ge=0)
 
 
@@ -129,7 +147,7 @@ class SourceManifest(_Strict):
 class _System(_Strict):
     """What every system says of itself."""
 
-    components: dict[Role, str] = Field(description="Role → name of a component of the repository.")
+    components: dict[Role, Name] = Field(description="Role → name of a component of the repository.")
     backbone: str = Field(description="What sees the image.")
     modalities: Modalities
     parameters: int = Field(ge=1)
@@ -214,7 +232,7 @@ class LanguageSystemManifest(_System):
     width: int = Field(ge=1, description="D of an image token.")
     image_tokens: int = Field(ge=1, description="N, of an image.")
     cache: CacheManifest
-    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
     tokenizer_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     special_tokens: SpecialTokens
     instruction: InstructionConfiguration
@@ -270,16 +288,16 @@ class Manifest(_Strict):
     format_version: Literal[1] = 1
     capeserve_version: str
     created: str = Field(description="UTC, ISO 8601.")
-    image_size: int = Field(ge=1, description="Side of the square crop that the backbone takes, in pixels.")
+    image_size: int = Field(ge=1, le=4096, description="Side of the square crop that the backbone takes, in pixels.")
     box_padding: float = Field(gt=0, description="Side of the crop ÷ longer side of the box.")
-    max_keypoints: int = Field(ge=1)
+    max_keypoints: int = Field(ge=1, le=1000)
     keypoint_buckets: tuple[int, ...] = Field(
         min_length=1,
         description="Keypoint counts that supports are padded to, ascending; the last is max_keypoints.",
     )
     max_shots: int = Field(ge=1)
-    components: dict[str, ComponentManifest]
-    systems: dict[str, AnySystem] = Field(min_length=1)
+    components: dict[Name, ComponentManifest]
+    systems: dict[Name, AnySystem] = Field(min_length=1)
     source: SourceManifest
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -247,6 +248,7 @@ def _write_tokenizer(
         dimension=configuration.text.dimension,
         max_tokens=configuration.text.max_tokens,
         tokenizer=str(relative),
+        tokenizer_sha256=hashlib.sha256((folder / relative).read_bytes()).hexdigest(),
         pad_token_id=int(configuration.text.architecture.get("pad_token_id") or 0),
     )
 

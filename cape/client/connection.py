@@ -12,7 +12,7 @@ from typing import TypedDict
 
 import grpc
 
-from cape.client.errors import CapeError, DeadlineExceededError, OverloadedError, UnavailableError
+from cape.client.errors import CancelledError, CapeError, DeadlineExceededError, OverloadedError, UnavailableError
 
 READY_POLL = 0.1
 """Seconds between two questions whether a server is ready."""
@@ -162,7 +162,7 @@ class ConnectionOptions:
         if isinstance(error, OverloadedError):
             # Spread, and doubled with each refusal: the server has told many others the same.
             delay = error.retry_after * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
-        elif isinstance(error, UnavailableError):
+        elif isinstance(error, UnavailableError | CancelledError):
             delay = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2)
         else:
             return None
@@ -190,7 +190,7 @@ def reason_to_wait(error: CapeError, reason: str) -> str:
     """Why a server may yet become ready after an error; raises those that waiting does not mend."""
     if isinstance(error, DeadlineExceededError):
         return reason
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | CancelledError):
         return str(error)
     raise error
 

@@ -10,11 +10,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cape cape
 COPY cli cli
 COPY service service
-COPY export export
-COPY benchmarks benchmarks
-COPY model_repository model_repository
-RUN PYTHONPATH=/build/tools/lib/python3.11/site-packages \
-    /opt/capeserve/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+COPY examples examples
+# Serving needs no models, no training, no data sets, no benchmarks and no example images, which the wheel takes along.
+RUN rm -rf cape/checkpoints.py cape/data cape/evaluation cape/explanation cape/models cape/predictor.py \
+        cape/pretrained cape/published cape/training \
+    && PYTHONPATH=/build/tools/lib/python3.11/site-packages \
+        /opt/capeserve/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && rm -rf /opt/capeserve/lib/python3.11/site-packages/gateway
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 capeserve && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp capeserve

@@ -60,7 +60,7 @@ def test_the_example_of_a_language_model_hears_of_every_keypoint(tiny_capellm: E
 
 @pytest.mark.parametrize(
     ("example", "lines"),
-    [(0, [r"\('left eye'.*"]), (1, [r"\[0\.", r"examples/.*jpg \(", r"examples/.*jpg \("]), (2, [])],
+    [(0, [r"\('right eye outer corner', "]), (1, [r"\[0\.", r"examples/.*jpg \(", r"examples/.*jpg \("]), (2, [])],
 )
 def test_the_examples_of_the_client_page_run(server: LiveServer, example: int, lines: list[str]) -> None:
     code = blocks("python", "client.md")[example].replace("localhost:50051", server.server.target)
