@@ -149,6 +149,7 @@ async def test_a_message_that_cannot_be_read_ends_a_stream_once_the_others_are_a
         batch_concurrency=1,
         stream_concurrency=16,
         shutdown=Shutdown(),
+        metrics=Metrics(tiny_manifest(), version="1", engine="none"),
     )
 
     async def requests() -> AsyncIterator[Item]:
