@@ -62,6 +62,34 @@ class TensorSpec(_Strict):
     shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' where the size is dynamic.")
 
 
+VariantName = Literal["fused", "float16", "int8"]
+"""Other graphs of a component. fused: float32 with fewer, larger operators, for GPUs. float16: the same in float16,
+with float32 islands. int8: quantised, for CPUs."""
+
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""Of a system's arithmetic, as a server chooses it."""
+
+
+class VariantManifest(_Strict):
+    """Another graph of a component, with the same inputs and outputs, for machines that run it faster."""
+
+    file: str = Field(description="Path inside the component's folder: 'variants/float16.onnx'.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file.")
+    bytes: int = Field(ge=1, description="Size of the graph with its weights.")
+    operators: int = Field(ge=1, description="Nodes of the graph.")
+
+
+class PrecisionCost(_Strict):
+    """What a reduced precision does to a system's answers, compared with float32 on the same crops."""
+
+    precision: Literal["bfloat16", "float16", "int8"]
+    keypoints: int = Field(ge=1, description="Keypoints that were compared.")
+    median_shift: float = Field(ge=0, description="Median distance between keypoints, as a fraction of the crop.")
+    p99_shift: float = Field(ge=0, description="99th percentile of that distance.")
+    pck_lost: float | None = Field(None, description="Points of PCK@0.2 lost, where annotated data was given.")
+    emulated: bool = Field(False, description="Measured by rounding in float32, not on a machine that has it.")
+
+
 class Scheduling(_Strict):
     """What a scheduler needs to know about a component."""
 
@@ -95,6 +123,8 @@ class ComponentManifest(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
     parameters: int = Field(ge=0)
+    operators: int | None = Field(None, ge=1, description="Nodes of the graph.")
+    variants: dict[VariantName, VariantManifest] = Field(default_factory=dict, description="Other graphs of it.")
     scheduling: Scheduling | None = Field(None, description="None: the default of the component's role.")
 
 
@@ -152,6 +182,7 @@ class _System(_Strict):
     modalities: Modalities
     parameters: int = Field(ge=1)
     parity: tuple[ParityEntry, ...] = ()
+    precisions: tuple[PrecisionCost, ...] = Field((), description="What reduced precisions cost on its weights.")
     source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
     query: tuple[Role, ...] = Field((), description="Roles that a query with a cached support passes, in order.")
 
@@ -393,7 +424,8 @@ def read_manifest(repository: Path | str) -> Manifest:
         places = [part for place, part in enumerate(first["loc"]) if not (place == 2 and first["loc"][0] == "systems")]
         field = ".".join(map(str, places))
         raise ManifestError(f"{path}: {field or 'document'}: {first['msg']}") from None
-    for name in manifest.components:
-        if not (repository / name / MODEL_FILE).is_file():
-            raise ManifestError(f"{repository / name / MODEL_FILE}: missing, the manifest names it")
+    for name, component in manifest.components.items():
+        for file in (MODEL_FILE, *(variant.file for variant in component.variants.values())):
+            if not (repository / name / file).is_file():
+                raise ManifestError(f"{repository / name / file}: missing, the manifest names it")
     return manifest

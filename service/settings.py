@@ -61,8 +61,9 @@ class Settings(BaseSettings):
         description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server; auto: "
         "OpenVINO where it is installed and there is no accelerator, else ONNX Runtime.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of engine openvino's matrix products; bfloat16 where the CPU has it."
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Of the arithmetic: bfloat16 with engine openvino on CPUs that have it, float16 on GPUs.",
     )
     triton_url: str = Field(
         "127.0.0.1:8001",
