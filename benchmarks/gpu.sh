@@ -57,9 +57,7 @@ if [ ! -f "$work/venv/complete" ]; then
   rm -rf "$work/venv"
   python3 -m venv "$work/venv"
   "$python" -m pip install --quiet torch==2.13.0
-  "$python" -m pip install --quiet -e '.[demo,train,triton,bench]'
-  "$python" -m pip uninstall --quiet --yes onnxruntime
-  "$python" -m pip install --quiet 'onnxruntime-gpu[cuda,cudnn]>=1.24,<2'
+  "$python" -m pip install --quiet -e '.[bench,demo,export-gpu,serve-gpu,train,triton]'
   "$python" -m pip install --quiet onnxruntime-ep-nv-tensorrt-rtx-cu13 ||
     echo "no TensorRT for RTX plug-in here: its provider is left out" >&2
   touch "$work/venv/complete"
@@ -88,7 +86,7 @@ if "$python" -c "import tensorrt" 2>/dev/null; then
   attempt "TensorRT plans" 3600 "$capeserve" export --untrained configurations/models/flf.json --output "$work/flf-plans" \
     --force --tensorrt --triton-device gpu | tee "$results/gpu-tensorrt-parity.txt" || failed+=("TensorRT plans")
 else
-  echo "TensorRT is not installed in $work/venv: no plans (pip install tensorrt)" >&2
+  echo "TensorRT is not installed in $work/venv: no plans (pip install 'capeserve[tensorrt]')" >&2
 fi
 
 # 5. The demonstration's checkpoint on a real Triton on the card, with the wheel's server, and the service in front of it.

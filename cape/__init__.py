@@ -8,4 +8,4 @@ Importing this package is cheap: torch, OpenCV and gRPC are imported by the modu
 - `cape.v1`: the gRPC stubs.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -47,6 +47,27 @@ class TensorSpec(_Strict):
     shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' where the size is dynamic.")
 
 
+class Scheduling(_Strict):
+    """What a scheduler needs to know about a component."""
+
+    stage: int = Field(ge=0, description="Position in a request: components with smaller numbers run first.")
+    entrance: bool = Field(False, description="Whether requests begin with it. Only there are requests refused.")
+    uneven_cost: bool = Field(
+        False, description="Whether batch items differ much in cost, as a language model's prefix and its steps do."
+    )
+
+
+DEFAULT_SCHEDULING: dict[Role, Scheduling] = {
+    "image_backbone": Scheduling(stage=0, entrance=True),
+    "capellm_vision": Scheduling(stage=1, entrance=True),
+    "text_encoder": Scheduling(stage=2, entrance=True),
+    "support_fusion": Scheduling(stage=3),
+    "pose_decoder": Scheduling(stage=4),
+    "capellm_decoder": Scheduling(stage=5, uneven_cost=True),
+}
+"""Scheduling of components whose manifest does not state it: repositories of format 1 before 0.2."""
+
+
 class ComponentManifest(_Strict):
     """One graph of the repository."""
 
@@ -59,6 +80,7 @@ class ComponentManifest(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
     parameters: int = Field(ge=0)
+    scheduling: Scheduling | None = Field(None, description="None: the default of the component's role.")
 
 
 class TextEncoderManifest(_Strict):
@@ -113,6 +135,7 @@ class _System(_Strict):
     parameters: int = Field(ge=1)
     parity: tuple[ParityEntry, ...] = ()
     source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
+    query: tuple[Role, ...] = Field((), description="Roles that a query with a cached support passes, in order.")
 
     def _require(self, *roles: Role) -> None:
         for role in roles:
@@ -220,6 +243,13 @@ class LanguageSystemManifest(_System):
         return f"{self.tokenizer_sha256};{self.instruction.model_dump_json()};{self.readout}"
 
 
+DEFAULT_QUERIES: dict[str, tuple[Role, ...]] = {
+    "support_tokens": ("image_backbone", "pose_decoder"),
+    "language_model": ("capellm_vision", "capellm_decoder"),
+}
+"""Roles of a query, by pipeline, for systems whose manifest does not state them."""
+
+
 def _pipeline(value: Any) -> str:
     if isinstance(value, dict):
         # Repositories that were written before there was a second pipeline do not name theirs.
@@ -262,6 +292,34 @@ class Manifest(_Strict):
                 if component not in self.components:
                     raise ValueError(f"systems.{name}.components.{role}: there is no component {component!r}")
         return self
+
+    def scheduling(self, component: str) -> Scheduling:
+        """Scheduling of a component: what its manifest states, else the default of its last role in any system."""
+        stated = self.components[component].scheduling
+        if stated is not None:
+            return stated
+        roles = [
+            role for system in self.systems.values() for role, name in system.components.items() if name == component
+        ]
+        return max((DEFAULT_SCHEDULING[role] for role in roles), key=lambda one: one.stage, default=Scheduling(stage=0))
+
+    def query_components(self, system: str) -> tuple[str, ...]:
+        """Components that a query of a system passes when its support is cached, in order."""
+        spec = self.systems[system]
+        roles = spec.query or DEFAULT_QUERIES[spec.pipeline]
+        return tuple(spec.components[role] for role in roles if role in spec.components)
+
+    def with_scheduling(self) -> Manifest:
+        """The same manifest with every default of scheduling written out, as the exporter stores it."""
+        components = {
+            name: component.model_copy(update={"scheduling": self.scheduling(name)})
+            for name, component in self.components.items()
+        }
+        systems = {
+            name: system.model_copy(update={"query": system.query or DEFAULT_QUERIES[system.pipeline]})
+            for name, system in self.systems.items()
+        }
+        return self.model_copy(update={"components": components, "systems": systems})
 
     @property
     def support_systems(self) -> dict[str, SystemManifest]:

@@ -105,7 +105,7 @@ def _export(checkpoint: Path, repository: Path, out: Console) -> Manifest:
         from export.graph import ExportError
         from export.repository import export_repository
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error}; install it: pip install 'capeserve[demo]'") from None
+        raise click.ClickException(f"{error}; install it: pip install 'capeserve[demo,export,serve]'") from None
     try:
         loaded = load_checkpoint(checkpoint)
         kept = _kept(repository)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -28,21 +29,38 @@ COMMANDS = {
 }
 """Subcommands and their help, kept here so that listing them imports none."""
 
+PACKAGES = ("cape", "export", "service", "gateway", "benchmarks", "cli")
+
 EXTRAS = {
-    "torch": "export",
-    "transformers": "export",
-    "safetensors": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "accelerate": "train",
-    "peft": "llm",
-    "litserve": "bench",
-    "python_multipart": "gateway",
-    "starlette": "gateway",
-    "uvicorn": "gateway",
-    "tensorboardX": "train",
+    "bench": "bench,serve",
+    "data": "train",
+    "demo": "demo,export,serve",
+    "evaluate": "models",
+    "explain": "models",
+    "export": "export",
+    "pack": "models",
+    "playground": "gateway",
+    "quantise": "export",
+    "serve": "serve",
+    "soak": "serve",
+    "train": "train",
+    "triton": "serve",
 }
-"""Libraries that the base install leaves out → the extra that brings them."""
+"""Subcommands that need more than the base install → the extras that bring it."""
+
+LIBRARIES = {"litserve": "bench", "peft": "llm", "tritonclient": "triton"}
+"""Libraries that only some uses of a subcommand need → their extra."""
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> click.ClickException | None:
+    """The message for a library that is not installed; None for a module of this project or an unknown command."""
+    library = (error.name or "").partition(".")[0]
+    extra = LIBRARIES.get(library) or EXTRAS.get(command)
+    if extra is None or library in PACKAGES:
+        return None
+    return click.ClickException(
+        f"{command} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"
+    )
 
 
 class LazyGroup(click.Group):
@@ -59,13 +77,21 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(f"cli.{name}"), name)
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
+            failure = missing_extra(name, error)
+            if failure is None:
                 raise
-            raise click.ClickException(
-                f"{name} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"
-            ) from None
+            raise failure from None
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs a subcommand; libraries that it imports only then are named with their extra, too."""
+        try:
+            return super().invoke(context)
+        except ModuleNotFoundError as error:
+            failure = missing_extra(context.invoked_subcommand or "", error)
+            if failure is None:
+                raise
+            raise failure from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the list of subcommands without importing them."""

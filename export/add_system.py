@@ -72,7 +72,7 @@ def add_system(repository: Path, addition: Path) -> Manifest:
     manifest = Manifest.model_validate(
         dict(new) | {"components": components, "systems": old.systems | {name: added}, "source": old.source}
     )
-    (addition / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (addition / MANIFEST_NAME).write_text(manifest.with_scheduling().model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 

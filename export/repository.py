@@ -197,7 +197,7 @@ def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progre
     parity = differences.entries()
     require_parity(parity)
     manifest = _manifest(checkpoint, parts, graphs, text, parity, parameters)
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(manifest.with_scheduling().model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Exported(manifest, configuration.system, differences.ties)
 
 

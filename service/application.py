@@ -12,14 +12,14 @@ from pathlib import Path
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
 from service.batching.batcher import Batcher
-from service.engines.base import Engine, RowRunner
+from service.engines.base import BatchRunner, Engine
 from service.engines.choice import load_engine
 from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
-from service.handlers.estimation import Estimation
 from service.images import ImageLimits
 from service.memory import return_freed_memory
 from service.pipelines.assembly import Pipelines
+from service.pipelines.query import Estimation
 from service.settings import Settings
 from service.supports.registry import RegistryError, SupportRegistry
 from service.supports.registry_metrics import ObservedRegistry
@@ -46,7 +46,7 @@ class Application:
 
     manifest: Manifest
     default_system: str
-    runner: RowRunner
+    runner: BatchRunner
     supports: Supports
     estimation: Estimation
     metrics: Metrics
@@ -135,7 +135,7 @@ async def open_application(
 
 async def _open_runner(
     settings: Settings, manifest: Manifest, engine: Engine | None, stack: AsyncExitStack
-) -> tuple[RowRunner, Metrics]:
+) -> tuple[BatchRunner, Metrics]:
     """What runs the models, and the metrics that it reports to; the stack closes it.
 
     Raises:
@@ -170,7 +170,7 @@ async def _open_runner(
     return batcher, metrics
 
 
-async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[RowRunner, Metrics]:
+async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[BatchRunner, Metrics]:
     try:
         from service.engines.triton import TritonEngine
     except ModuleNotFoundError as error:

@@ -88,7 +88,7 @@ def check_image(message: image_pb2.Image, limits: ImageLimits) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Photograph:
+class DecodedImage:
     """Decoded pixels, and where they lie in the image.
 
     Attributes:
@@ -127,7 +127,7 @@ class OpenedImage:
     orientation: int = 1
     encoded: bytes = b""
 
-    def decode(self, crops: Sequence[Crop] = ()) -> Photograph:
+    def decode(self, crops: Sequence[Crop] = ()) -> DecodedImage:
         """Decodes the pixels, as few as the crops need; once. Takes CPU time: call it in a thread.
 
         A JPEG is reduced as long as every crop keeps a pixel for each that it will have: where the crop would have
@@ -140,7 +140,7 @@ class OpenedImage:
             InvalidFieldError: field 'encoded', damaged data.
         """
         if not isinstance(self.source, JpegImageFile):
-            return Photograph(self.source)
+            return DecodedImage(self.source)
         room = min(self.height, self.width, *(crop.side / crop.size for crop in crops)) if crops else 1
         reduction = next((factor for factor in REDUCTIONS if factor <= room), 1)
         with _decoding():
@@ -152,13 +152,13 @@ class OpenedImage:
             pixels = _to_rgb(self.source, self.orientation)
         return self._placed(pixels, reduction)
 
-    def _placed(self, pixels: npt.NDArray[np.uint8], reduction: int) -> Photograph:
+    def _placed(self, pixels: npt.NDArray[np.uint8], reduction: int) -> DecodedImage:
         """Works out where reduced pixels lie. The last ones of a stored row or column may reach beyond the image, and
         in an image that is turned upright they can be the first."""
         middle = (reduction - 1) / 2
         beyond_x = self.width - reduction * pixels.shape[1] if self.orientation in REVERSED_X else 0
         beyond_y = self.height - reduction * pixels.shape[0] if self.orientation in REVERSED_Y else 0
-        return Photograph(pixels, reduction, middle + beyond_x, middle + beyond_y)
+        return DecodedImage(pixels, reduction, middle + beyond_x, middle + beyond_y)
 
 
 def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:

@@ -4,8 +4,8 @@
 set -euo pipefail
 uv=$(realpath "$1"); python=$2; environment=${3:-$(mktemp -d)/environment}
 cd "$(dirname "$0")/.."
-extras="bench demo llm openvino redis tracing train triton"
-for extra in gateway serve; do grep -q "^$extra = \[" pyproject.toml && extras="$extras $extra"; done
+extras="bench demo export llm openvino redis serve tracing train triton"
+for extra in gateway heif; do grep -q "^$extra = \[" pyproject.toml && extras="$extras $extra"; done
 requirements=$(mktemp)
 echo "resolving the lowest versions of: $extras"
 # shellcheck disable=SC2046

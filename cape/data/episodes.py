@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cape.data.dataset import Category
+from cape.data.mirroring import mirror_partners
 
 BUCKET_RATIO = 1.5
 """Categories share a batch only while the largest has at most this many times the keypoints of the smallest."""
@@ -64,22 +65,25 @@ class EpisodeSampler:
         pools: the categories; those with too few objects are never drawn.
         shots: support objects of an episode.
         seed: of all draws.
+        group: objects of a category that are drawn together, for `groups`; 0: no groups are drawn.
 
     Raises:
         ValueError: no category has enough objects, or a weight is negative.
     """
 
-    def __init__(self, pools: Sequence[Pool], *, shots: int = 1, seed: int = 0) -> None:
+    def __init__(self, pools: Sequence[Pool], *, shots: int = 1, seed: int = 0, group: int = 0) -> None:
         if shots < 1:
             raise ValueError(f"shots: at least 1, not {shots}")
+        self.objects_drawn = max(shots + 1, group)
         if any(pool.weight < 0 for pool in pools):
             raise ValueError("weight: 0 or more")
         self.pools = tuple(pools)
         self.shots = shots
         self.seed = seed
-        usable = [i for i, pool in enumerate(self.pools) if pool.objects > shots and pool.weight > 0]
+        needed = self.objects_drawn
+        usable = [i for i, pool in enumerate(self.pools) if pool.objects >= needed and pool.weight > 0]
         if not usable:
-            raise ValueError(f"no category has the {shots + 1} objects that an episode needs")
+            raise ValueError(f"no category has the {needed} objects that {'a group' if group else 'an episode'} needs")
         self._buckets = _buckets(self.pools, usable)
         weights = np.array([sum(self.pools[i].weight for i in bucket) for bucket in self._buckets])
         self._bucket_share = weights / weights.sum()
@@ -91,15 +95,32 @@ class EpisodeSampler:
             number: which one; the same number is the same batch.
             size: episodes in it.
         """
+        return [
+            Draw(pool, objects[: self.shots], objects[self.shots])
+            for pool, objects in self._drawn(number, size, self.shots + 1)
+        ]
+
+    def groups(self, number: int, count: int) -> list[tuple[int, tuple[int, ...]]]:
+        """Draws groups of objects, each of one category.
+
+        Args:
+            number: of the batch; the same number is the same groups.
+            count: how many groups.
+
+        Returns:
+            For each group the index of its pool and the numbers of its distinct objects.
+        """
+        return self._drawn(number, count, self.objects_drawn)
+
+    def _drawn(self, number: int, count: int, objects: int) -> list[tuple[int, tuple[int, ...]]]:
         generator = np.random.default_rng((self.seed, number))
         bucket = self._buckets[generator.choice(len(self._buckets), p=self._bucket_share)]
         weights = np.array([self.pools[i].weight for i in bucket])
-        chosen = generator.choice(bucket, size=size, p=weights / weights.sum())
-        draws = []
-        for pool in chosen.tolist():
-            objects = generator.choice(self.pools[pool].objects, size=self.shots + 1, replace=False).tolist()
-            draws.append(Draw(pool, tuple(objects[:-1]), objects[-1]))
-        return draws
+        chosen = generator.choice(bucket, size=count, p=weights / weights.sum())
+        return [
+            (pool, tuple(generator.choice(self.pools[pool].objects, size=objects, replace=False).tolist()))
+            for pool in chosen.tolist()
+        ]
 
 
 def _buckets(pools: Sequence[Pool], usable: Sequence[int]) -> list[list[int]]:
@@ -143,9 +164,21 @@ class Shot:
     visible: npt.NDArray[np.bool_]
 
 
+def mirrored(shot: Shot, partners: Sequence[int]) -> Shot:
+    """A shot seen in a mirror: the image left to right, each keypoint under its partner's index.
+
+    Args:
+        shot: a shot whose image is a crop, uint8 [H, W, 3].
+        partners: from `mirror_partners`.
+    """
+    order = list(partners)
+    keypoints = np.where(shot.visible[:, None], shot.keypoints * (-1, 1) + (1, 0), 0).astype(np.float32)
+    return Shot(np.ascontiguousarray(shot.image[:, ::-1]), keypoints[order], shot.visible[order])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingEpisode:
-    """What one row of a batch is made of.
+    """One batch item.
 
     Attributes:
         category: whose keypoints; its skeleton joins them.
@@ -168,24 +201,31 @@ class EpisodeBatch:
     """Episodes side by side, padded to the most keypoints among them; padded keypoints are neither visible nor text.
 
     Attributes:
-        query: uint8 [B, H, W, 3] or float features [B, C, F, F].
-        support: uint8 [B, S, H, W, 3] or float features [B, S, C, F, F].
+        query: uint8 [B, H, W, 3] or float features [B, C, F, F]. Where episodes share images: the N distinct ones,
+            [N, …], queries and supports alike.
+        support: uint8 [B, S, H, W, 3] or float features [B, S, C, F, F]; None where episodes share images.
         keypoints: float32 [B, S, K, 2], of the supports, fractions of the crop.
         visible: float32 [B, S, K], 1 or 0.
         adjacency: float32 [B, K, K], 1 where two keypoints are joined.
         target: float32 [B, K, 2], of the query.
         target_visible: float32 [B, K].
+        partner: int64 [B, K], the keypoint that each one becomes in a mirrored image; see `mirror_partners`.
         texts: embeddings float32 [B, K, D], token ids int64 [B, K, T], or None.
+        query_index: int64 [B], which of the shared images is the query; None where none are shared.
+        support_index: int64 [B, S], which of them are the supports; likewise.
     """
 
     query: Tensor
-    support: Tensor
+    support: Tensor | None
     keypoints: Tensor
     visible: Tensor
     adjacency: Tensor
     target: Tensor
     target_visible: Tensor
+    partner: Tensor
     texts: Tensor | None = None
+    query_index: Tensor | None = None
+    support_index: Tensor | None = None
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """The same on another device."""
@@ -195,9 +235,22 @@ class EpisodeBatch:
             moved[field.name] = None if value is None else value.to(device, non_blocking=True)
         return EpisodeBatch(**moved)
 
+    def pin_memory(self) -> EpisodeBatch:
+        """The same in page-locked memory, from which copies to a GPU run beside its work."""
+        pinned: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            pinned[field.name] = None if value is None else value.pin_memory()
+        return EpisodeBatch(**pinned)
 
-def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
+
+def collate(episodes: Sequence[TrainingEpisode], *, share_images: bool = False, multiple: int = 1) -> EpisodeBatch:
     """Stacks episodes of the same number of shots.
+
+    Args:
+        episodes: what to stack.
+        share_images: stack each `Shot` once, however many episodes it is in.
+        multiple: pad keypoints to a multiple of this.
 
     Raises:
         ValueError: there are none.
@@ -206,29 +259,48 @@ def collate(episodes: Sequence[TrainingEpisode]) -> EpisodeBatch:
         raise ValueError("a batch needs an episode")
     batch, shots = len(episodes), len(episodes[0].supports)
     most = max(len(episode.category.keypoints) for episode in episodes)
+    most = -(-most // multiple) * multiple
     keypoints = np.zeros((batch, shots, most, 2), dtype=np.float32)
     visible = np.zeros((batch, shots, most), dtype=np.float32)
     adjacency = np.zeros((batch, most, most), dtype=np.float32)
     target = np.zeros((batch, most, 2), dtype=np.float32)
     target_visible = np.zeros((batch, most), dtype=np.float32)
+    partner = np.tile(np.arange(most, dtype=np.int64), (batch, 1))
     for row, episode in enumerate(episodes):
         count = len(episode.category.keypoints)
         target[row, :count] = episode.query.keypoints
         target_visible[row, :count] = episode.query.visible
+        partner[row, :count] = mirror_partners([keypoint.name for keypoint in episode.category.keypoints])
         for start, end in episode.category.skeleton:
             adjacency[row, start, end] = adjacency[row, end, start] = 1
         for shot, support in enumerate(episode.supports):
             keypoints[row, shot, :count] = support.keypoints
             visible[row, shot, :count] = support.visible if episode.has_image else 0
+    queries = [episode.query for episode in episodes]
+    supports = [shot for episode in episodes for shot in episode.supports]
+    query_index = support_index = own_supports = None
+    if share_images:
+        # Shots compare by identity: the same object drawn twice is two images.
+        places = {id(shot): shot for shot in (*queries, *supports)}
+        images = _stack([shot.image for shot in places.values()])
+        order = {key: index for index, key in enumerate(places)}
+        query_index = torch.tensor([order[id(shot)] for shot in queries])
+        support_index = torch.tensor([order[id(shot)] for shot in supports]).unflatten(0, (batch, shots))
+    else:
+        images = _stack([shot.image for shot in queries])
+        own_supports = _stack([shot.image for shot in supports]).unflatten(0, (batch, shots))
     return EpisodeBatch(
-        query=_stack([episode.query.image for episode in episodes]),
-        support=_stack([shot.image for episode in episodes for shot in episode.supports]).unflatten(0, (batch, shots)),
+        query=images,
+        support=own_supports,
         keypoints=torch.from_numpy(keypoints),
         visible=torch.from_numpy(visible),
         adjacency=torch.from_numpy(adjacency),
         target=torch.from_numpy(target),
         target_visible=torch.from_numpy(target_visible),
+        partner=torch.from_numpy(partner),
         texts=_texts(episodes, most),
+        query_index=query_index,
+        support_index=support_index,
     )
 
 

@@ -38,6 +38,7 @@ class SyntheticSource(_Strict):
     split: Part = "test"
     objects_per_category: int = Field(200, ge=1)
     seed: int = Field(0, ge=0)
+    backdrops: Path | None = Field(None, description="Folder of real images, parts of which stand behind objects.")
 
 
 class Mp100Source(_Strict):
@@ -95,6 +96,11 @@ def open_dataset(source: DataSource) -> KeypointDataset:
     if isinstance(source, SyntheticSource):
         from cape.data.synthetic import SyntheticDataset
 
-        return SyntheticDataset(source.split, objects_per_category=source.objects_per_category, seed=source.seed)
+        return SyntheticDataset(
+            source.split,
+            objects_per_category=source.objects_per_category,
+            seed=source.seed,
+            backdrops=source.backdrops,
+        )
     loader = importlib.import_module("cape.data.mp100").Mp100Dataset
     return cast(KeypointDataset, loader(source.annotations, source.images, fold=source.fold, split=source.split))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
@@ -62,8 +61,7 @@ def _to_height(picture: Pixels, height: int) -> Pixels:
     if picture.shape[0] == height:
         return picture
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    method = cv2.INTER_AREA if picture.shape[0] > height else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _banner_lines(banner: str | None, width: float, size: int) -> tuple[list[str], FreeTypeFont]:

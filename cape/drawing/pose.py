@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -121,7 +120,7 @@ def _enlarge(image: Pixels, focus: Box | None) -> tuple[Pixels, float, npt.NDArr
     scale = min(max(1.0, LONGER_SIDE / max(height, width)), _MAX_ENLARGEMENT)
     if scale > 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     return np.array(image), scale, np.array([left, top], dtype=np.float64)
 
 

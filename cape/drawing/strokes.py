@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -18,8 +19,14 @@ HALO: Colour = (16, 16, 20)
 LONGER_SIDE = 960
 """Photographs smaller than this, in pixels, are enlarged so that labels stay legible."""
 
-_SHIFT = 4
-"""Bits of sub-pixel precision in OpenCV's drawing calls."""
+_SUBSAMPLES = 4
+"""Masks are drawn this many times larger and averaged, which smooths edges and places them between pixels."""
+
+_LARGEST_MASK = 2**24
+"""Pixels of an enlarged mask; larger windows are enlarged less."""
+
+_FAR = 1e6
+"""Pixels; points farther away are moved to this distance, beyond any image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,35 @@ def _window(canvas: Pixels, points: npt.NDArray[np.float64], margin: float) -> t
     return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
 
 
-def _fixed(point: npt.NDArray[np.float64], left: int, top: int) -> tuple[int, int]:
-    """A point in OpenCV's fixed-point coordinates; far away ones are brought to where 32 bits suffice."""
-    x, y = np.clip(np.rint((point - (left, top)) * (1 << _SHIFT)), -(2**27), 2**27)
-    return int(x), int(y)
+class _Mask:
+    """Coverage of the pixels of a window by shapes, drawn larger and averaged."""
+
+    def __init__(self, width: int, height: int, origin: tuple[int, int]) -> None:
+        self._scale = max(1, min(_SUBSAMPLES, math.isqrt(_LARGEST_MASK // (width * height))))
+        self._origin = origin
+        self._image = Image.new("L", (width * self._scale, height * self._scale))
+        self._draw = ImageDraw.Draw(self._image)
+
+    def disc(self, center: npt.NDArray[np.float64], radius: float) -> None:
+        """Draws a disc; center [2] and radius in pixels of the canvas."""
+        x, y = self._place(center)
+        radius *= self._scale
+        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), 255)
+
+    def line(self, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], width: float) -> None:
+        """Draws a line with round ends between two points [2]."""
+        self._draw.line((*self._place(start), *self._place(end)), 255, max(1, round(width * self._scale)))
+        for point in (start, end):
+            self.disc(point, width / 2)
+
+    def coverage(self) -> Pixels:
+        """uint8 [height, width], 255 where a shape covers all of the pixel."""
+        return np.array(self._image.reduce(self._scale))
+
+    def _place(self, point: npt.NDArray[np.float64]) -> tuple[float, float]:
+        # A point of whole numbers is the centre of its pixel.
+        x, y = (np.clip(point - self._origin, -_FAR, _FAR) + 0.5) * self._scale - 0.5
+        return float(x), float(y)
 
 
 def draw_edge(
@@ -88,10 +120,9 @@ def draw_edge(
     mixed = np.mean([keypoint_colour(index) for index in indices], axis=0)
     colour = (int(mixed[0]), int(mixed[1]), int(mixed[2]))
     for thickness, paint, share in ((style.line * 2 + 1, HALO, 0.55), (style.line, colour, 0.95)):
-        mask = np.zeros((height, width), dtype=np.uint8)
-        first, last = _fixed(start, left, top), _fixed(end, left, top)
-        cv2.line(mask, first, last, 255, thickness, cv2.LINE_AA, _SHIFT)
-        _blend(canvas, mask, (left, top), paint, alpha * share)
+        mask = _Mask(width, height, (left, top))
+        mask.line(start, end, thickness)
+        _blend(canvas, mask.coverage(), (left, top), paint, alpha * share)
 
 
 def draw_marker(canvas: Pixels, point: npt.NDArray[np.float64], colour: Colour, alpha: float, style: Style) -> None:
@@ -102,19 +133,21 @@ def draw_marker(canvas: Pixels, point: npt.NDArray[np.float64], colour: Colour, 
     left, top, width, height = window
     rings: tuple[tuple[float, Colour], ...] = ((1.5, HALO), (1.2, (255, 255, 255)), (0.9, colour))
     for factor, paint in rings:
-        mask = np.zeros((height, width), dtype=np.uint8)
-        radius = max(1, round(style.radius * factor * (1 << _SHIFT)))
-        cv2.circle(mask, _fixed(point, left, top), radius, 255, -1, cv2.LINE_AA, _SHIFT)
-        _blend(canvas, mask, (left, top), paint, alpha)
+        mask = _Mask(width, height, (left, top))
+        mask.disc(point, style.radius * factor)
+        _blend(canvas, mask.coverage(), (left, top), paint, alpha)
 
 
 def draw_box(canvas: Pixels, corner: npt.NDArray[np.float64], size: npt.NDArray[np.float64], style: Style) -> None:
     """Draws a thin frame of a top left corner [2] and a size [2], in place."""
-    first, last = _fixed(corner, 0, 0), _fixed(corner + size, 0, 0)
+    ends = corner + size
+    corners = [corner, np.array([ends[0], corner[1]]), ends, np.array([corner[0], ends[1]])]
     for thickness, paint, alpha in (
         (style.line + 2, HALO, 0.35),
         (max(1, style.line // 2), (255, 255, 255), 0.8),
     ):
-        mask = np.zeros(canvas.shape[:2], dtype=np.uint8)
-        cv2.rectangle(mask, first, last, 255, thickness, cv2.LINE_AA, _SHIFT)
-        _blend(canvas, mask, (0, 0), paint, alpha)
+        height, width = canvas.shape[:2]
+        mask = _Mask(width, height, (0, 0))
+        for first, last in zip(corners, [*corners[1:], corners[0]], strict=True):
+            mask.line(first, last, thickness)
+        _blend(canvas, mask.coverage(), (0, 0), paint, alpha)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cape.models.attention import MultiHeadAttention, additive_mask
 from cape.models.positions import sine_encoding
+from cape.models.precision import full_precision
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
@@ -184,8 +185,10 @@ class Decoder(nn.Module):
         for layer, branch in zip(self.layers, branches, strict=True):
             positions = self.position_head(sine_encoding(coordinates, self.width))
             tokens, weights = layer(tokens, positions, image, image_keys, mask, graph, valid)
-            base = inverse_sigmoid(coordinates)
-            outputs.append(torch.sigmoid(base + branch(self.norm(tokens))))
-            # The next layer looks at the updated place; the loss must not reach back through it.
-            coordinates = torch.sigmoid(base + branch(tokens)).detach()
+            with full_precision(tokens):
+                base = inverse_sigmoid(coordinates)
+                state = tokens.to(base.dtype)
+                outputs.append(torch.sigmoid(base + branch(self.norm(state))))
+                # The next layer looks at the updated place; the loss must not reach back through it.
+                coordinates = torch.sigmoid(base + branch(state)).detach()
         return Decoded(torch.stack(outputs), weights)

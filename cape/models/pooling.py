@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cape.models.precision import full_precision
+
 HEATMAP_SIZE = 64
 SIGMA = 1.0
 RADIUS = 3
@@ -64,9 +66,10 @@ class KeypointPooling(nn.Module):
         """
         centre = (keypoints * HEATMAP_SIZE + 0.5).floor()
         offset = self.cells - centre.unsqueeze(-1)  # [B, S, K, 2, 64]
-        inside = (offset.abs() <= RADIUS).to(features.dtype)
+        inside = (offset.abs() <= RADIUS).to(offset.dtype)
         gaussian = torch.exp(-offset.square() / (2 * SIGMA**2)) * inside
-        weights = gaussian @ self.resize  # [B, S, K, 2, F]
+        with full_precision(gaussian):
+            weights = gaussian @ self.resize  # [B, S, K, 2, F]
         mass = gaussian.sum(-1).prod(-1)  # [B, S, K], the sum of the heat map
         shots = visible.sum(1, keepdim=True).clamp(min=1.0)
         # visible / (mass + 1e-8), both sides times 1e8: the ONNX optimiser takes "+ 1e-8" for "+ 0" and drops it,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cape.models.precision import full_precision
+
 
 class Proposals(NamedTuple):
     """First guesses.
@@ -54,9 +56,14 @@ class ProposalGenerator(nn.Module):
         support = self.support_proj(keypoints)
         support = (self.dynamic_proj(support).tanh() + 1) * support
         similarity = support @ self.query_proj(image).transpose(-2, -1)
+        with full_precision(similarity):
+            return self._read(similarity.to(self.cells.dtype))
+
+    def _read(self, similarity: Tensor) -> Proposals:
+        """Peaks, means and confidences of similarity maps [B, K, N]."""
         mass = similarity.softmax(dim=-1)
         best = similarity.argmax(dim=-1, keepdim=True)
-        index = torch.arange(self.size**2, device=image.device)
+        index = torch.arange(self.size**2, device=similarity.device)
         rows = (index // self.size - torch.div(best, self.size, rounding_mode="floor")).abs() <= 1
         columns = (index % self.size - best % self.size).abs() <= 1
         local = mass * (rows & columns).to(mass.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -9,18 +11,22 @@ from transformers import (
     BertModel,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
-    GteConfig,
-    GteModel,
 )
 
 from cape.configuration import Pooling, TextConfiguration
 from cape.models.attention import additive_mask
+
+if TYPE_CHECKING:
+    from transformers import GteModel
 
 
 def _tower(configuration: TextConfiguration) -> nn.Module:
     # Eager attention takes our additive mask as it is, and exports to plain matrix products.
     arguments = {**configuration.architecture, "attn_implementation": "eager"}
     if configuration.kind == "gte":
+        # Newer than the other two: a model without gte also runs with an older transformers.
+        from transformers import GteConfig, GteModel
+
         factor = arguments.pop("ntk_factor", 1.0)
         tower = GteModel(GteConfig(**arguments))
         _scale_rotary_embedding(tower, factor)

@@ -42,11 +42,31 @@ class SourceConfiguration(_Strict):
     category_weights: dict[str, float] = Field(
         default_factory=dict, description="Names of categories that come so many times as often; 0: never."
     )
+    super_category_weights: dict[str, float] = Field(
+        default_factory=dict, description="Likewise for all categories of a super-category; the factors multiply."
+    )
+    flip: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that an episode is mirrored, left and right keypoints swapped by name. Only for "
+        "categories whose names tell every keypoint's side.",
+    )
+    keep_images: bool = Field(
+        default=False,
+        description="Synthetic data: keep drawn images in a file under cache_folder, which data processes share.",
+    )
     hold_out: int = Field(
         default=0, ge=0, description="Objects at the end of each category that are left for validation."
     )
     copies: int = Field(default=3, ge=1, description="Cached features: augmented copies of every object.")
     optional: bool = Field(default=False, description="Left out, with a word, where its data is not there.")
+
+    @model_validator(mode="after")
+    def _only_synthetic_images_have_one_size(self) -> Self:
+        if self.keep_images and self.data.kind != "synthetic":
+            raise ValueError("keep_images: only synthetic images are all of one size")
+        return self
 
 
 class ValidationSource(_Strict):
@@ -66,6 +86,20 @@ class AugmentationConfiguration(_Strict):
     scale: float = Field(default=0.15, ge=0, lt=1)
     paraphrase: float = Field(
         default=0.0, ge=0, le=1, description="Probability that a keypoint is named by another of its texts."
+    )
+
+    photometric: float = Field(
+        default=0.0, ge=0, le=1, description="Strength of random changes of colour, blur and noise; online features."
+    )
+    random_convolution: float = Field(
+        default=0.0, ge=0, le=1, description="Probability that an image's texture is changed by a random convolution."
+    )
+    anonymous: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that an episode with a support image names its keypoints 'keypoint 1', "
+        "'keypoint 2', …, as many annotation files do.",
     )
 
     @property
@@ -96,6 +130,14 @@ class LossWeights(_Strict):
     consistency: float = Field(default=1.0, ge=0, description="λ_consistency, for DLF.")
     matching: float = Field(
         default=0.0, ge=0, description="Not in the paper: cross-entropy of the similarity map, for short runs."
+    )
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        description="Not in the paper: cross-entropy of each keypoint over the places of all keypoints of the query.",
+    )
+    mirror: float = Field(
+        default=0.0, ge=0, description="Not in the paper: likewise over a keypoint and its mirrored partner alone."
     )
     offset_normalisation: OffsetNormalisation = Field(
         default="equation", description="'equation': as equation 7 is printed; 'keypoints': as the public code has it."
@@ -194,6 +236,14 @@ class TrainingConfiguration(_Strict):
     )
     cache_folder: Path = Field(default=Path("build/features"), description="Of cached features; kept between runs.")
     batch_size: int = Field(default=8, ge=1, description="Episodes of one pass, on each device.")
+    group: int = Field(
+        default=0,
+        ge=0,
+        description="Draws this many images of a category at a time and makes every image the query of `rounds` "
+        "episodes whose supports are others of the group: each image is read and encoded once. 0: every episode has "
+        "images of its own. batch_size is a multiple of group × rounds.",
+    )
+    rounds: int = Field(default=1, ge=1, description="Episodes of a group in which an image is the query.")
     accumulation: int = Field(default=1, ge=1, description="Passes before an optimiser step.")
     shots: int = Field(default=1, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -233,12 +283,29 @@ class TrainingConfiguration(_Strict):
             raise ValueError(f"towers.frozen_blocks: {self.model.backbone.kind} cannot be split")
         if towers.frozen_blocks > MOST_FIRST_BLOCKS:
             raise ValueError(f"towers.frozen_blocks: {towers.frozen_blocks} are more than {MOST_FIRST_BLOCKS}")
+        self._check_groups()
+        if self.features == "cached":
+            for name in ("photometric", "random_convolution"):
+                if getattr(self.augmentation, name):
+                    raise ValueError(f"augmentation.{name}: cached features do not change; set features to online")
+            if any(source.flip for source in self.sources):
+                raise ValueError("sources.flip: cached features cannot be mirrored; set features to online")
         dropped = self.modality_dropout.image + self.modality_dropout.text > 0
         if dropped and not (self.model.reads_images and self.model.reads_text):
             raise ValueError(f"modality_dropout: {self.model.system} has one modality only")
         if dropped and self.model.system == "flf" and not self.model.modality_dropout:
             raise ValueError("modality_dropout: set model.modality_dropout to true, or supports may lack nothing")
         return self
+
+    def _check_groups(self) -> None:
+        if not self.group:
+            return
+        if self.shots != 1:
+            raise ValueError("group: an image's supports are single shots; set shots to 1")
+        if self.rounds >= self.group:
+            raise ValueError(f"rounds: {self.rounds} supports for an image need a group of at least {self.rounds + 1}")
+        if self.batch_size % (self.group * self.rounds):
+            raise ValueError(f"batch_size: {self.batch_size} is not a multiple of group × rounds")
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

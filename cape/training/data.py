@@ -19,7 +19,9 @@ from cape.data.episodes import (
     TrainingEpisode,
     collate,
     keep_modalities,
+    mirrored,
 )
+from cape.data.mirroring import mirror_partners
 from cape.training.configuration import ModalityDropout, SourceConfiguration
 from cape.training.texts import TextBank
 
@@ -101,11 +103,16 @@ class TrainingSource:
         unknown = self.configuration.category_weights.keys() - set(names)
         if unknown:
             raise DatasetError(f"{self.dataset.name}: category_weights: there is no {', '.join(sorted(unknown))}")
+        groups = [category.super_category for category in self.dataset.categories]
+        unknown = self.configuration.super_category_weights.keys() - set(groups)
+        if unknown:
+            raise DatasetError(f"{self.dataset.name}: super_category_weights: there is no {', '.join(sorted(unknown))}")
         counts = [self.shots.objects(index) for index in range(len(names))]
         shares = [
             self.configuration.category_weights.get(name, 1.0)
+            * self.configuration.super_category_weights.get(group, 1.0)
             * (count if self.configuration.categories == "objects" else float(count > 0))
-            for name, count in zip(names, counts, strict=True)
+            for name, group, count in zip(names, groups, counts, strict=True)
         ]
         total = sum(shares)
         if total <= 0:
@@ -126,7 +133,11 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         shots: supports of an episode.
         dropout: how often a support lacks a modality.
         paraphrase: probability that a keypoint gets another of its texts.
+        anonymous: probability that the keypoints of an episode with a support image lose their names.
         seed: of everything that is drawn.
+        group: images of a category that are drawn together and are each other's supports; 0: none are.
+        rounds: episodes of a group in which an image is the query.
+        multiple: keypoints are padded to a multiple of this.
 
     Raises:
         DatasetError: the data do not make a single episode.
@@ -141,21 +152,29 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         shots: int = 1,
         dropout: ModalityDropout | None = None,
         paraphrase: float = 0.0,
+        anonymous: float = 0.0,
         seed: int = 0,
+        group: int = 0,
+        rounds: int = 1,
+        multiple: int = 1,
     ) -> None:
+        self._multiple = multiple
         self._texts = texts
+        self._anonymous = anonymous
+        self._group = group
+        self._rounds = rounds
         self._batch_size = batch_size
         self._dropout = dropout or ModalityDropout()
         self._paraphrase = paraphrase
         self._seed = seed
         pools: list[Pool] = []
-        self._places: list[tuple[Shots, int]] = []
+        self._places: list[tuple[TrainingSource, int]] = []
         for source in sources:
             found = source.pools()
             pools.extend(found)
-            self._places.extend((source.shots, index) for index in range(len(found)))
+            self._places.extend((source, index) for index in range(len(found)))
         try:
-            self.sampler = EpisodeSampler(pools, shots=shots, seed=seed)
+            self.sampler = EpisodeSampler(pools, shots=shots, seed=seed, group=group)
         except ValueError as error:
             raise DatasetError(f"{', '.join(source.dataset.name for source in sources)}: {error}") from None
 
@@ -163,20 +182,39 @@ class EpisodeBatches(Dataset[EpisodeBatch]):
         """Makes a batch."""
         generator = np.random.default_rng((self._seed, number, 1))
         episodes = []
+        if self._group:
+            for pool, objects in self.sampler.groups(number, self._batch_size // (self._group * self._rounds)):
+                shots = self._shots(pool, objects, generator)
+                for distance in range(1, self._rounds + 1):
+                    for index, query in enumerate(shots):
+                        support = shots[(index + distance) % len(shots)]
+                        episodes.append(self._episode(pool, (support,), query, generator))
+            return collate(episodes, share_images=True, multiple=self._multiple)
         for draw in self.sampler.batch(number, self._batch_size):
-            shots, category = self._places[draw.pool]
-            has_image, has_text = keep_modalities(generator, self._dropout.image, self._dropout.text)
-            episodes.append(
-                TrainingEpisode(
-                    category=self.sampler.pools[draw.pool].category,
-                    supports=tuple(shots.shot(category, support, generator) for support in draw.supports),
-                    query=shots.shot(category, draw.query, generator),
-                    texts=self._texts.choose(draw.pool, generator, self._paraphrase) if self._texts else None,
-                    has_image=has_image,
-                    has_text=has_text,
-                )
-            )
-        return collate(episodes)
+            *supports, query = self._shots(draw.pool, (*draw.supports, draw.query), generator)
+            episodes.append(self._episode(draw.pool, tuple(supports), query, generator))
+        return collate(episodes, multiple=self._multiple)
+
+    def _shots(self, pool: int, objects: Sequence[int], generator: np.random.Generator) -> list[Shot]:
+        """Views of objects of a category, all of them mirrored or none."""
+        source, category = self._places[pool]
+        flip = source.configuration.flip
+        turned = flip > 0 and generator.random() < flip
+        shots = [source.shots.shot(category, number, generator) for number in objects]
+        if not turned:
+            return shots
+        partners = mirror_partners([keypoint.name for keypoint in self.sampler.pools[pool].category.keypoints])
+        return [mirrored(shot, partners) for shot in shots]
+
+    def _episode(
+        self, pool: int, supports: tuple[Shot, ...], query: Shot, generator: np.random.Generator
+    ) -> TrainingEpisode:
+        has_image, has_text = keep_modalities(generator, self._dropout.image, self._dropout.text)
+        texts = None
+        if self._texts is not None:
+            unnamed = self._anonymous > 0 and has_image and generator.random() < self._anonymous
+            texts = self._texts.anonymous(pool) if unnamed else self._texts.choose(pool, generator, self._paraphrase)
+        return TrainingEpisode(self.sampler.pools[pool].category, supports, query, texts, has_image, has_text)
 
 
 class BatchNumbers(Sampler[int]):

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cape.models.pooling import HEATMAP_SIZE, RADIUS, SIGMA, interpolation_matrix
 
@@ -112,6 +113,70 @@ def matching_loss(similarity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return loss.sum(-1) / inside.sum(-1).clamp(min=1.0)
 
 
+APART = 1.5
+"""Keypoints closer to each other than so many cells of the similarity map cannot be told apart on it."""
+
+
+def keypoint_logits(similarity: Tensor, target: Tensor, size: int) -> Tensor:
+    """Reads every keypoint's similarity map at the places of all keypoints of the query.
+
+    Args:
+        similarity: [B, K, H·W], raw.
+        target: [B, K, 2], fractions of the crop.
+        size: side of the map, in cells.
+
+    Returns:
+        float32 [B, K, K]: entry (k, j) is map k at the place of keypoint j, bilinear between cell centres.
+    """
+    maps = similarity.float().unflatten(-1, (size, size))
+    grid = (target.float() * 2 - 1).unsqueeze(1)  # [B, 1, K, 2]
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False).squeeze(2)
+
+
+def contrast_loss(logits: Tensor, target: Tensor, valid: Tensor, size: int) -> Tensor:
+    """Cross-entropy of a keypoint's own place among the places of the query's keypoints; not in the paper.
+
+    Most wrong answers lie on another keypoint of the same object. Keypoints too close to be told apart do not count
+    as alternatives.
+
+    Args:
+        logits: [B, K, K], from `keypoint_logits`.
+        target: [B, K, 2].
+        valid: [B, K], 1 or 0.
+        size: side of the similarity map, in cells.
+
+    Returns:
+        [B], in nats, averaged over valid keypoints.
+    """
+    own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    others = (torch.cdist(target.float(), target.float()) * size >= APART) & (valid.unsqueeze(1) > 0)
+    logits = logits.masked_fill(~(others | own), float("-inf"))
+    loss = -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+    loss = torch.where(valid > 0, loss, 0.0)
+    return loss.sum(-1) / valid.sum(-1).clamp(min=1.0)
+
+
+def mirror_loss(logits: Tensor, target: Tensor, valid: Tensor, partner: Tensor, size: int) -> Tensor:
+    """Cross-entropy between a keypoint's own place and that of its mirrored partner; not in the paper.
+
+    Args:
+        logits: [B, K, K], from `keypoint_logits`.
+        target: [B, K, 2].
+        valid: [B, K], 1 or 0.
+        partner: int64 [B, K], the index of the mirrored partner, or a keypoint's own.
+        size: side of the similarity map, in cells.
+
+    Returns:
+        [B], in nats, averaged over valid keypoints whose partner is valid too and lies apart; 0 without one.
+    """
+    own = logits.diagonal(dim1=-2, dim2=-1)
+    other = logits.gather(-1, partner.unsqueeze(-1)).squeeze(-1)
+    places = target.float().gather(1, partner.unsqueeze(-1).expand(-1, -1, 2))
+    apart = (target.float() - places).norm(dim=-1) * size >= APART
+    pairs = valid * valid.gather(-1, partner) * apart
+    return (F.softplus(other - own) * pairs).sum(-1) / pairs.sum(-1).clamp(min=1.0)
+
+
 def consistency_loss(text: Tensor, image: Tensor, valid: Tensor) -> Tensor:
     """Equation 5: squared distance of the two pathways' predictions, averaged over valid keypoints.
 
@@ -133,7 +198,7 @@ class Losses(NamedTuple):
         heatmap, offset, proposal: summed over the pathways of decision-level fusion, each with the keypoints that
             it knows.
         consistency: 0 where there is one pathway.
-        matching: summed like the first three.
+        matching, contrast, mirror: summed like the first three.
     """
 
     heatmap: Tensor
@@ -141,6 +206,8 @@ class Losses(NamedTuple):
     proposal: Tensor
     consistency: Tensor
     matching: Tensor
+    contrast: Tensor
+    mirror: Tensor
 
 
 class PathwayPrediction(NamedTuple):
@@ -164,6 +231,7 @@ def pose_losses(
     target: Tensor,
     size: int,
     normalisation: OffsetNormalisation = "equation",
+    partner: Tensor | None = None,
 ) -> Losses:
     """All losses of a batch; of two pathways the image's comes first.
 
@@ -172,7 +240,10 @@ def pose_losses(
         target: [B, K, 2], fractions of the crop.
         size: side of the similarity maps, in cells.
         normalisation: as in `offset_loss`.
+        partner: int64 [B, K], as in `mirror_loss`; None: no keypoint has one.
     """
+    if partner is None:
+        partner = torch.arange(target.shape[1], device=target.device).expand(target.shape[:2])
     heatmaps = target_heatmaps(target, size)
     heatmap = sum((heatmap_loss(p.similarity, heatmaps, p.valid) for p in pathways), target.new_zeros(len(target)))
     offset = sum(
@@ -180,9 +251,15 @@ def pose_losses(
     )
     proposal = sum((proposal_loss(p.mean, target, p.valid) for p in pathways), target.new_zeros(len(target)))
     matching = sum((matching_loss(p.similarity, heatmaps, p.valid) for p in pathways), target.new_zeros(len(target)))
+    contrast, mirror = target.new_zeros(len(target)), target.new_zeros(len(target))
+    for pathway in pathways:
+        logits = keypoint_logits(pathway.similarity, target, size)
+        contrast = contrast + contrast_loss(logits, target, pathway.valid, size)
+        mirror = mirror + mirror_loss(logits, target, pathway.valid, partner, size)
     consistency = target.new_zeros(len(target))
     if len(pathways) > 1:
         image, text = pathways
         # Where the image pathway knows nothing its answer is no prediction to be consistent with.
         consistency = consistency_loss(text.keypoints[-1], image.keypoints[-1], text.valid * image.valid)
-    return Losses(heatmap.mean(), offset.mean(), proposal.mean(), consistency.mean(), matching.mean())
+    each = (heatmap, offset, proposal, consistency, matching, contrast, mirror)
+    return Losses(*(loss.mean() for loss in each))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from cape.data.episodes import EpisodeBatch
 from cape.models.attention import MultiHeadAttention
 from cape.models.system import Pose, System
-from cape.training.configuration import Initialisation, LossWeights
+from cape.training.configuration import AugmentationConfiguration, Initialisation, LossWeights
 from cape.training.losses import Losses, PathwayPrediction, pose_losses
+from cape.training.photometric import photometric_jitter
 from cape.training.standardisation import Standardisation
 
 
@@ -25,6 +29,7 @@ class TrainedModel(nn.Module):
         support_gradient: whether gradients reach the backbone through support images as well.
         autocast: type of matrix products; None: that of the weights.
         standardisation: of a frozen backbone's features; None: the head reads them as they are.
+        augmentation: its photometric part is applied to images in training mode.
     """
 
     def __init__(
@@ -38,8 +43,10 @@ class TrainedModel(nn.Module):
         support_gradient: bool = True,
         autocast: torch.dtype | None = None,
         standardisation: Standardisation | None = None,
+        augmentation: AugmentationConfiguration | None = None,
     ) -> None:
         super().__init__()
+        self._augmentation = augmentation or AugmentationConfiguration()
         self.system = system
         self.weights = weights
         self.autocast = autocast
@@ -57,6 +64,10 @@ class TrainedModel(nn.Module):
         for module in system.modules():
             if isinstance(module, MultiHeadAttention):
                 module.fused = True
+        # Images arrive with the channels of a pixel side by side: kernels in that layout need no copies.
+        for parameter in system.image_backbone.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> TrainedModel:
         """Training mode, but for frozen towers and batch norms: neither dropout nor new running means."""
@@ -67,6 +78,8 @@ class TrainedModel(nn.Module):
 
     def forward(self, batch: EpisodeBatch) -> tuple[Tensor, Losses]:
         """The weighted sum of the losses (equations 8 and 9), and each of them."""
+        if self.training:
+            batch = self._jittered(batch)
         pose, mask = self.estimate(batch)
         pathways = tuple(
             PathwayPrediction(
@@ -78,7 +91,7 @@ class TrainedModel(nn.Module):
             for index, output in enumerate(pose.pathways)
         )
         size = self.system.configuration.head.similarity_size
-        losses = pose_losses(pathways, batch.target, size, self.weights.offset_normalisation)
+        losses = pose_losses(pathways, batch.target, size, self.weights.offset_normalisation, batch.partner)
         weights = self.weights
         total = (
             weights.heatmap * losses.heatmap
@@ -86,23 +99,46 @@ class TrainedModel(nn.Module):
             + weights.proposal * losses.proposal
             + weights.consistency * losses.consistency
             + weights.matching * losses.matching
+            + weights.contrast * losses.contrast
+            + weights.mirror * losses.mirror
         )
         return total, losses
+
+    def _jittered(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """The batch with other colours and textures; features stay as they are."""
+        jitter = self._augmentation
+        if batch.query.dtype != torch.uint8 or not (jitter.photometric or jitter.random_convolution):
+            return batch
+        change = partial(photometric_jitter, strength=jitter.photometric, random_convolution=jitter.random_convolution)
+        support = batch.support
+        if support is not None:
+            support = change(support.flatten(0, 1)).unflatten(0, support.shape[:2])
+        return replace(batch, query=change(batch.query), support=support)
 
     def estimate(self, batch: EpisodeBatch) -> tuple[Pose, Tensor]:
         """The model's answer and which keypoints each pathway knows, [B, P, K]."""
         device = batch.query.device.type
         with torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
             inputs: dict[str, Tensor] = {}
+            query = self.features(batch.query)
             if self.system.configuration.reads_images:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self._support_gradient):
-                    features = self.features(batch.support.flatten(0, 1))
-                inputs["features"] = features.unflatten(0, batch.support.shape[:2])
+                inputs["features"] = self._support_features(batch, query)
                 inputs |= {"keypoints": batch.keypoints, "visible": batch.visible}
             if self.system.configuration.reads_text:
                 inputs["embeddings"] = self._embeddings(batch)
+            if batch.query_index is not None:
+                query = query[batch.query_index]
             tokens, mask = self.system.fuse_support(**inputs)
-            return self.system.decode_pose(self.features(batch.query), tokens, mask, batch.adjacency), mask
+            return self.system.decode_pose(query, tokens, mask, batch.adjacency), mask
+
+    def _support_features(self, batch: EpisodeBatch, query: Tensor) -> Tensor:
+        """Features [B, S, C, F, F] of the support images, which may be among the queries."""
+        if batch.support is None:
+            assert batch.support_index is not None, "episodes share images or have their own"
+            return (query if self._support_gradient else query.detach())[batch.support_index]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._support_gradient):
+            features = self.features(batch.support.flatten(0, 1))
+        return features.unflatten(0, batch.support.shape[:2])
 
     def features(self, images: Tensor) -> Tensor:
         """Bytes go through the backbone, maps of its frozen blocks through the others; features are features."""

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from cape.checkpoints import untrained
 from cape.data.dataset import Category, DatasetError, KeypointDataset
+from cape.data.image_cache import ImageCache
 from cape.data.mp100 import Mp100Dataset
 from cape.data.sources import open_dataset
 from cape.models.system import System
@@ -36,6 +37,9 @@ from cape.training.validation import ValidationSet
 
 STANDARDISED_BY = 128
 """Queries whose features say what their mean and scale are."""
+
+ATTENTION_MULTIPLE = 16
+"""Tokens are padded to a multiple of this on GPUs: fused attention copies its mask for every head otherwise."""
 
 LONGEST_WAIT = timedelta(hours=12)
 """Of processes for the one that computes features or validates."""
@@ -98,7 +102,11 @@ def train(configuration: TrainingConfiguration, output: Path, reporting: Reporti
         shots=configuration.shots,
         dropout=configuration.modality_dropout,
         paraphrase=configuration.augmentation.paraphrase,
+        anonymous=configuration.augmentation.anonymous,
         seed=configuration.seed,
+        group=configuration.group,
+        rounds=configuration.rounds,
+        multiple=ATTENTION_MULTIPLE if accelerator.device.type == "cuda" else 1,
     )
     validation = assembly.validation() if main else []
     towers = configuration.towers
@@ -112,6 +120,7 @@ def train(configuration: TrainingConfiguration, output: Path, reporting: Reporti
         support_gradient=towers.support_gradient,
         autocast=autocast_type(configuration.precision, accelerator.device),
         standardisation=standardisation,
+        augmentation=configuration.augmentation,
     )
     loop = TrainingLoop(
         accelerator,
@@ -225,6 +234,8 @@ class _Assembly:
             dataset = self._open(source)
             if dataset is None:
                 continue
+            if source.keep_images:
+                dataset = ImageCache(dataset, configuration.cache_folder, source.data.model_dump(mode="json"))
             if source.hold_out:
                 dataset = DatasetPart(dataset, source.hold_out, "first")
             shots: Shots

@@ -16,6 +16,9 @@ from cape.models.system import System
 
 ENCODED_AT_ONCE = 64
 
+ANONYMOUS = tuple(f"keypoint {number}" for number in range(1, 101))
+"""Texts of keypoints that nobody has named, up to the most that a model takes."""
+
 
 def text_tokenizer(path: Path, text: TextConfiguration) -> Tokenizer:
     """The tokenizer of a text encoder, cutting and padding as the encoder needs it."""
@@ -40,6 +43,7 @@ class TextBank:
     def __init__(self, categories: Sequence[Category], rows: npt.NDArray[np.generic], texts: Sequence[str]) -> None:
         self._rows = rows
         index = {text: row for row, text in enumerate(texts)}
+        self._anonymous = [index[text] for text in ANONYMOUS]
         self._choices = [[[index[text] for text in keypoint] for keypoint in _texts_of(each)] for each in categories]
 
     @classmethod
@@ -65,6 +69,10 @@ class TextBank:
         mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)
         return cls(categories, ids * mask, texts)
 
+    def anonymous(self, category: int) -> npt.NDArray[np.generic]:
+        """Rows of a category's keypoints as if nobody had named them: [K, D] or [K, T]."""
+        return self._rows[self._anonymous[: len(self._choices[category])]]
+
     def choose(self, category: int, generator: np.random.Generator, paraphrase: float = 0.0) -> npt.NDArray[np.generic]:
         """Rows of a category's keypoints.
 
@@ -87,8 +95,9 @@ class TextBank:
 
 
 def distinct_texts(categories: Sequence[Category]) -> list[str]:
-    """Every text of every keypoint, once, sorted."""
-    return sorted({text for category in categories for keypoint in _texts_of(category) for text in keypoint})
+    """Every text of every keypoint, and those of keypoints without a name, once, sorted."""
+    named = {text for category in categories for keypoint in _texts_of(category) for text in keypoint}
+    return sorted(named | set(ANONYMOUS))
 
 
 def _texts_of(category: Category) -> list[list[str]]:

@@ -115,7 +115,7 @@ def _write(
         )
         parity = cost.parity
     manifest = _manifest(checkpoint, folder, readout, parity, cost)
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(manifest.with_scheduling().model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Exported(manifest, SYSTEM, 0, cost)
 
 

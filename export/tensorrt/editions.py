@@ -32,7 +32,7 @@ class Edition:
 
 
 EDITIONS: dict[EditionName, Edition] = {
-    "standard": Edition("standard", "TensorRT", ("tensorrt",), "pip install tensorrt", {}),
+    "standard": Edition("standard", "TensorRT", ("tensorrt",), "pip install 'capeserve[tensorrt]'", {}),
     "rtx": Edition(
         "rtx",
         "TensorRT for RTX",

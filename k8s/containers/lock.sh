@@ -10,8 +10,8 @@ lock() {
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 ../../pyproject.toml "$@" --output-file "$output"
 }
 
-lock service.requirements.txt --extra triton --extra tracing --extra redis
-lock exporter.requirements.txt --extra demo
+lock service.requirements.txt --extra serve --extra triton --extra tracing --extra redis
+lock exporter.requirements.txt --extra export --extra demo
 
 # PyTorch for CPUs comes from its own index and without these: see exporter.Dockerfile.
 awk '/^[a-z]/ { left_out = /^(torch|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } !left_out' exporter.requirements.txt > partial

@@ -14,36 +14,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cape.manifest import Manifest, Role
-from service.batching.queues import Row, RowQueue, RowResult
-from service.engines.base import Engine
+from cape.manifest import Manifest
+from service.batching.queues import BatchItem, ComponentQueue
+from service.engines.base import BatchObserver, BatchResult, Engine
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
-
-CHAIN: tuple[Role, ...] = (
-    "image_backbone",
-    "capellm_vision",
-    "text_encoder",
-    "support_fusion",
-    "pose_decoder",
-    "capellm_decoder",
-)
-"""Roles in the order in which a request passes them."""
-
-ENTRANCES: frozenset[Role] = frozenset({"image_backbone", "capellm_vision", "text_encoder"})
-"""Roles that a request begins with. Only these are refused when the queue is full: the rows of the others
-carry on work that is already paid for, and cannot be more than the requests that were let in."""
-
-UNEVEN: frozenset[Role] = frozenset({"capellm_decoder"})
-"""Roles whose rows differ much in cost: a prefix is an image and an instruction, a step a few tokens. Judged by the
-mean of both, a last step would be called off whose deadline leaves more than enough time."""
 
 SETTLING_TURNS = 12
 """Turns of the event loop, at most, between the end of a batch and the choice of the next one. A request whose row was
@@ -61,30 +43,8 @@ UNKNOWN_RETRY = 1.0
 """Seconds after which to come back to a full queue whose speed has not been measured yet."""
 
 
-class BatchObserver:
-    """Is told what happens to rows and batches; the base does nothing with it."""
-
-    def queue_depth(self, component: str, rows: int) -> None:
-        """`rows` wait for `component` now."""
-
-    def batch_started(self, component: str, waits: Sequence[float]) -> None:
-        """A batch starts; its rows have waited for so many seconds each."""
-
-    def row_dropped(self, component: str, reason: str) -> None:
-        """A row has left unserved: 'deadline', 'cancelled', 'full' or 'engine'."""
-
-    def run_finished(self, component: str, seconds: float) -> None:
-        """The engine has run a batch in `seconds`."""
-
-    def run_failed(self, component: str) -> None:
-        """The engine has failed on a batch, or hangs."""
-
-    def engine_healthy(self, healthy: bool) -> None:
-        """The engine hangs, or answers again."""
-
-
 class Batcher:
-    """Runs rows of many callers in batches on an engine. Implements `service.engines.base.RowRunner`."""
+    """Runs rows of many callers in batches on an engine. Implements `service.engines.base.BatchRunner`."""
 
     def __init__(
         self,
@@ -110,34 +70,32 @@ class Batcher:
         self._max_queue = max_queue
         self._hang_seconds = hang_seconds
         self._observer = observer or BatchObserver()
-        last_role = dict.fromkeys(manifest.components, 0)
-        for system in manifest.systems.values():
-            for role, component in system.components.items():
-                last_role[component] = max(last_role[component], CHAIN.index(role))
-        order = sorted(last_role, key=lambda name: -last_role[name])
-        most = max_batch or engine.useful_batch
-        limits = {name: most for name in order if most and CHAIN[last_role[name]] == "image_backbone"}
+        scheduling = {name: manifest.scheduling(name) for name in manifest.components}
+        order = sorted(scheduling, key=lambda name: -scheduling[name].stage)
+        most = max_batch or engine.useful_batch or sys.maxsize
         self._queues = {
-            name: RowQueue(
-                min(limits.get(name, sys.maxsize), manifest.components[name].max_batch_size),
-                uneven=CHAIN[last_role[name]] in UNEVEN,
+            name: ComponentQueue(
+                min(most if _takes_images(manifest, name) else sys.maxsize, manifest.components[name].max_batch_size),
+                uneven=scheduling[name].uneven_cost,
             )
             for name in order
         }
-        self._entrances = {name for name in order if CHAIN[last_role[name]] in ENTRANCES}
-        self._followers = {
-            system.components["image_backbone"]: system.components["pose_decoder"]
-            for system in manifest.systems.values()
-            if {"image_backbone", "pose_decoder"} <= system.components.keys()
-        }
-        # Whose rows are a request's last: it is answered then and does not come back.
-        self._lasts = {name for name in order if CHAIN[last_role[name]] == "pose_decoder"}
+        self._entrances = {name for name in order if scheduling[name].entrance}
+        paths = [manifest.query_components(system) for system in manifest.systems]
+        # Several systems may share a backbone: what follows it is not one component but a set.
+        self._followers: dict[str, set[str]] = {}
+        for path in paths:
+            for first, second in pairwise(path):
+                if not scheduling[second].uneven_cost:
+                    self._followers.setdefault(first, set()).add(second)
+        # Components that finish a request, which is answered then and does not come back.
+        self._lasts = {path[-1] for path in paths if path and not scheduling[path[-1]].uneven_cost}
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
         self._running: dict[asyncio.Task[None], tuple[str, int, float]] = {}
         self._hanging = 0
-        self._pending: set[asyncio.Future[RowResult]] = set()
+        self._pending: set[asyncio.Future[BatchResult]] = set()
         self._settling = False
         # A batch belongs to several requests: what it logs must not carry the name of the one that started it.
         self._nobody = Context()
@@ -176,7 +134,7 @@ class Batcher:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         deadline: float | None = None,
-    ) -> RowResult:
+    ) -> BatchResult:
         """Runs a component on one batch item. Cancelling the caller takes the row out of the queue.
 
         Args:
@@ -191,7 +149,7 @@ class Batcher:
             EngineError: the engine failed on the row's batch, hangs, or the batcher is closed.
         """
         loop = asyncio.get_running_loop()
-        row = Row(
+        row = BatchItem(
             number=next(self._numbers),
             component=component,
             inputs=inputs,
@@ -230,26 +188,26 @@ class Batcher:
         # Waiting for threads would wait for a hanging run.
         self._pool.shutdown(wait=False)
 
-    def _check_admission(self, row: Row) -> None:
+    def _check_admission(self, row: BatchItem) -> None:
         if self._closed:
             raise EngineError(row.component, "the server is shutting down")
         if not self.healthy:
             raise EngineError(row.component, "the engine does not answer")
         if self._is_late(row, row.submitted) or self._would_be_late(row, row.submitted):
-            self._observer.row_dropped(row.component, "deadline")
+            self._observer.item_dropped(row.component, "deadline")
             raise DeadlineError(TOO_LATE)
         if row.component in self._entrances and self.queued >= self._max_queue:
-            self._observer.row_dropped(row.component, "full")
+            self._observer.item_dropped(row.component, "full")
             seconds = sum(queue.time_to_empty() for queue in self._queues.values()) / self._engine.concurrency
             raise QueueFullError(seconds or UNKNOWN_RETRY)
 
-    def _is_late(self, row: Row, now: float) -> bool:
+    def _is_late(self, row: BatchItem, now: float) -> bool:
         """Whether a row that starts now cannot be done by its deadline."""
         if row.deadline is None:
             return False
         return row.deadline <= now + self._queues[row.component].run_time(1, now)
 
-    def _would_be_late(self, row: Row, now: float) -> bool:
+    def _would_be_late(self, row: BatchItem, now: float) -> bool:
         """Whether a new request stands too far back in the queue to be answered by its deadline.
 
         Were it let in, it would be served too late, or just in time for the one behind it to be too late: under
@@ -262,24 +220,28 @@ class Batcher:
         ahead, place = divmod(own.rows, own.full_batch)
         rows = ahead * own.full_batch + max(place + 1, min(own.usual_batch, own.full_batch))
         seconds = own.serving_time(rows, now)
-        if follower := self._followers.get(row.component):
-            under_way = sum(size for component, size, _ in self._running.values() if component == row.component)
-            waiting = self._queues[follower].rows
-            seconds += self._queues[follower].serving_time(rows + under_way + waiting, now)
+        under_way = sum(size for component, size, _ in self._running.values() if component == row.component)
+        seconds += max(
+            (queue.serving_time(rows + under_way + queue.rows, now) for queue in self._following(row.component)),
+            default=0.0,
+        )
         for component, size, started in self._running.values():
             seconds += max(0.0, started + self._queues[component].run_time(size, now) - now)
         return now + MARGIN * seconds / self._engine.concurrency > row.deadline
 
-    def _cannot_finish(self, row: Row, batch: int, now: float) -> bool:
+    def _cannot_finish(self, row: BatchItem, batch: int, now: float) -> bool:
         """Whether a row whose batch starts now, with so many rows, will not be answered by its deadline."""
         if row.deadline is None:
             return False
         seconds = self._queues[row.component].run_time(batch, now)
-        if follower := self._followers.get(row.component):
-            seconds += self._queues[follower].run_time(batch, now)
+        seconds += max((queue.run_time(batch, now) for queue in self._following(row.component)), default=0.0)
         return row.deadline <= now + seconds
 
-    def _expire(self, row: Row, deadline: float) -> None:
+    def _following(self, component: str) -> list[ComponentQueue]:
+        """Queues of the components that a query passes next, one per system that shares `component`."""
+        return [self._queues[name] for name in self._followers.get(component, ())]
+
+    def _expire(self, row: BatchItem, deadline: float) -> None:
         """Fails a row whose time is up: a waiting one a run's length before its deadline, others at it."""
         loop = asyncio.get_running_loop()
         if self._queues[row.component].remove(row):
@@ -289,8 +251,8 @@ class Batcher:
             return
         row.fail(DeadlineError(TOO_LATE))
 
-    def _dropped(self, row: Row, reason: str) -> None:
-        self._observer.row_dropped(row.component, reason)
+    def _dropped(self, row: BatchItem, reason: str) -> None:
+        self._observer.item_dropped(row.component, reason)
         self._observer.queue_depth(row.component, self._queues[row.component].rows)
 
     def _dispatch_after(self, turns: int) -> None:
@@ -321,12 +283,12 @@ class Batcher:
             self._returning += size
         self._dispatch_after(0 if component in self._lasts else SETTLING_TURNS)
 
-    def _next_batch(self) -> list[Row]:
+    def _next_batch(self) -> list[BatchItem]:
         """The rows that go next; none if nothing waits."""
         now = asyncio.get_running_loop().time()
         for component, queue in self._queues.items():
             while queue.rows:
-                batch: list[Row] = []
+                batch: list[BatchItem] = []
                 taken = queue.take()
                 for row in taken:
                     if self._is_late(row, now) or self._cannot_finish(row, len(taken), now):
@@ -341,7 +303,7 @@ class Batcher:
                     return batch
         return []
 
-    async def _run(self, batch: list[Row]) -> None:
+    async def _run(self, batch: list[BatchItem]) -> None:
         """Runs one batch and hands out what comes of it."""
         loop = asyncio.get_running_loop()
         component = batch[0].component
@@ -367,9 +329,9 @@ class Batcher:
             for index, (row, waited) in enumerate(zip(batch, waits, strict=True)):
                 if not row.future.done():
                     outputs = {name: array[index] for name, array in results.items()}
-                    row.future.set_result(RowResult(outputs, waited, now - started))
+                    row.future.set_result(BatchResult(outputs, waited, now - started))
 
-    def _compute(self, batch: list[Row]) -> dict[str, npt.NDArray[Any]]:
+    def _compute(self, batch: list[BatchItem]) -> dict[str, npt.NDArray[Any]]:
         """Stacks rows and runs them; in a thread of the pool."""
         first = batch[0]
         if len(batch) == 1:
@@ -382,7 +344,7 @@ class Batcher:
                 raise EngineError(first.component, f"no {name!r} for each of {len(batch)} rows")
         return outputs
 
-    async def _sit_out(self, call: asyncio.Future[dict[str, npt.NDArray[Any]]], batch: list[Row]) -> None:
+    async def _sit_out(self, call: asyncio.Future[dict[str, npt.NDArray[Any]]], batch: list[BatchItem]) -> None:
         """Fails everybody while a run hangs, and returns should it ever end: a thread cannot be stopped."""
         component = batch[0].component
         self._hanging += 1
@@ -402,3 +364,8 @@ class Batcher:
         self._hanging -= 1
         self._observer.engine_healthy(self.healthy)
         logger.warning("%s: the engine answers again", component)
+
+
+def _takes_images(manifest: Manifest, component: str) -> bool:
+    """Whether batch items of a component are crops."""
+    return any(tensor.name == "image" and tensor.dtype == "uint8" for tensor in manifest.components[component].inputs)

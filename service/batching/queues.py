@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from service.engines.base import BatchResult
+
 REMEMBERED_RUNS = 32
 """Engine runs per component from which run times are judged."""
 
@@ -22,23 +24,8 @@ STALE_AFTER = 10.0
 for good, as a queue that refuses everybody never measures again."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """What became of a row.
-
-    Attributes:
-        outputs: the wanted outputs without batch axis; views of the batch, so whoever keeps one copies it.
-        waited: seconds before its batch ran.
-        ran: seconds that its batch took.
-    """
-
-    outputs: dict[str, npt.NDArray[Any]]
-    waited: float
-    ran: float
-
-
 @dataclass(eq=False)
-class Row:
+class BatchItem:
     """One batch item, and the caller that waits for it.
 
     Attributes:
@@ -58,11 +45,11 @@ class Row:
     outputs: tuple[str, ...]
     deadline: float | None
     submitted: float
-    future: asyncio.Future[RowResult]
+    future: asyncio.Future[BatchResult]
     timer: asyncio.TimerHandle | None = None
 
     @cached_property
-    def likeness(self) -> Hashable:
+    def batch_key(self) -> Hashable:
         """What rows must have in common to share a batch: wanted outputs, and shapes and types of inputs."""
         return self.outputs, *((name, array.shape, array.dtype) for name, array in sorted(self.inputs.items()))
 
@@ -116,7 +103,7 @@ class RunTimes:
         return max(sum(smaller) / len(smaller) if smaller else 0.0, share)
 
 
-class RowQueue:
+class ComponentQueue:
     """The waiting rows of one component, and how fast the engine has been with it.
 
     Attributes:
@@ -133,36 +120,36 @@ class RowQueue:
         self.rows = 0
         self._times = RunTimes(uneven=uneven)
         self._max_batch_size = max_batch_size
-        self._groups: dict[Hashable, OrderedDict[int, Row]] = {}
+        self._groups: dict[Hashable, OrderedDict[int, BatchItem]] = {}
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[BatchItem]:
         """Iterates over a copy, so that rows may be taken out on the way."""
         return iter([row for group in self._groups.values() for row in group.values()])
 
-    def push(self, row: Row) -> None:
+    def push(self, row: BatchItem) -> None:
         """Adds a row that has arrived after all others."""
-        self._groups.setdefault(row.likeness, OrderedDict())[row.number] = row
+        self._groups.setdefault(row.batch_key, OrderedDict())[row.number] = row
         self.rows += 1
 
-    def remove(self, row: Row) -> bool:
+    def remove(self, row: BatchItem) -> bool:
         """Takes a row out; False if it does not wait here any more."""
-        group = self._groups.get(row.likeness)
+        group = self._groups.get(row.batch_key)
         if group is None or group.pop(row.number, None) is None:
             return False
-        self._shrunk(group, row.likeness, 1)
+        self._shrunk(group, row.batch_key, 1)
         return True
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[BatchItem]:
         """Takes the next batch out: the oldest row, and the oldest of those that can share its batch."""
-        likeness, group = min(self._groups.items(), key=lambda item: next(iter(item[1])))
+        batch_key, group = min(self._groups.items(), key=lambda item: next(iter(item[1])))
         batch = [group.popitem(last=False)[1] for _ in range(min(len(group), self._max_batch_size))]
-        self._shrunk(group, likeness, len(batch))
+        self._shrunk(group, batch_key, len(batch))
         return batch
 
-    def _shrunk(self, group: OrderedDict[int, Row], likeness: Hashable, rows: int) -> None:
+    def _shrunk(self, group: OrderedDict[int, BatchItem], batch_key: Hashable, rows: int) -> None:
         self.rows -= rows
         if not group:
-            del self._groups[likeness]
+            del self._groups[batch_key]
 
     def measured(self, rows: int, seconds: float, now: float) -> None:
         """Remembers that a batch of `rows` rows took `seconds`."""

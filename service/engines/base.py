@@ -1,26 +1,61 @@
-"""The two small protocols between what serves and what computes.
+"""The protocols between serving and inference.
 
-`RowRunner` is what the pipeline stands on: run a component on one batch item. `Batcher` does that by putting the
-rows of many callers into batches for an `Engine` in this process, such as `OnnxRuntimeEngine`; `TritonEngine` sends
-each to a Triton server, whose own dynamic batcher does the same. Everything above (caches, the pipeline, the API)
-is the same code.
+Pipelines call a `BatchRunner`: it runs a component on one batch item. There are two. `Batcher` merges the items of many
+callers into batches for an `Engine` in this process, such as `OnnxRuntimeEngine`. `TritonEngine` sends each item to a
+Triton server, which batches by itself. Caches, pipelines and the API are the same for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
-
-from service.batching.queues import RowResult
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by input or output name; the first axis of each is the batch."""
 
 CPU_BATCH = 4
-"""Crops in a run of the image backbone on CPUs. Larger ones are no faster a crop there, the products being large enough
-as they are, but each crop takes some 80 MiB while it runs (Swin V2-S), whose pages are slow to get the first time."""
+"""Largest batch of the image backbone on CPUs. Larger batches are no faster per crop there, and each crop takes about
+80 MiB while it runs (Swin V2-S), whose pages are slow to allocate the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Result of one batch item.
+
+    Attributes:
+        outputs: the requested outputs without batch axis. They are views of the batch: copy what is kept.
+        waited: seconds between submission and the start of its batch.
+        ran: seconds that the batch ran.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    waited: float
+    ran: float
+
+
+class BatchObserver:
+    """Callbacks for queue and batch events. The base class ignores all of them."""
+
+    def queue_depth(self, component: str, items: int) -> None:
+        """The number of items that wait for `component` has changed."""
+
+    def batch_started(self, component: str, waits: Sequence[float]) -> None:
+        """A batch starts. `waits` has the seconds that each of its items waited."""
+
+    def item_dropped(self, component: str, reason: str) -> None:
+        """An item left the queue without a result: 'deadline', 'cancelled', 'full' or 'engine'."""
+
+    def run_finished(self, component: str, seconds: float) -> None:
+        """The engine ran a batch in `seconds`."""
+
+    def run_failed(self, component: str) -> None:
+        """The engine failed on a batch, or hangs."""
+
+    def engine_healthy(self, healthy: bool) -> None:
+        """The engine hangs (False), or answers again (True)."""
 
 
 class Engine(Protocol):
@@ -32,30 +67,30 @@ class Engine(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """How many batches may usefully run at the same time."""
+        """Number of batches that may usefully run at the same time."""
 
     @property
     def useful_batch(self) -> int | None:
-        """Crops in a run of the image backbone beyond which none gets faster; None: as many as the models take."""
+        """Largest useful batch of the image backbone; None: as many crops as the models take."""
 
     def run(self, component: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Runs a component on one batch; blocks, and may be called from any thread.
+        """Runs a component on one batch. Blocks; may be called from any thread.
 
         Args:
             component: a name of the manifest's components.
             inputs: one array per input of the component, batched along the first axis.
-            outputs: names of the wanted outputs; others are not returned (and not computed where avoidable).
+            outputs: names of the outputs to return; others are not computed where that can be avoided.
 
         Raises:
-            EngineError: the component is not there, failed, or answered a shape that the manifest does not give.
+            EngineError: the component is unknown, failed, or returned a shape that the manifest does not give.
         """
 
     def close(self) -> None:
-        """Frees what the engine holds; nothing may run afterwards."""
+        """Releases all resources. No run may follow."""
 
 
-class RowRunner(Protocol):
-    """Runs components for many callers at once, each on a row of its own; for use within one event loop."""
+class BatchRunner(Protocol):
+    """Runs components on single batch items of many callers. Use it within one event loop."""
 
     @property
     def description(self) -> str:
@@ -63,15 +98,15 @@ class RowRunner(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """Whether rows can be answered now; the server reports it as its health."""
+        """Whether items can be answered now. The server reports it as its health."""
 
     @property
     def hanging(self) -> bool:
-        """Whether something runs in this process that takes longer than it may, and cannot be stopped."""
+        """Whether an engine run in this process exceeds its time limit. It cannot be stopped."""
 
     @property
     def queued(self) -> int:
-        """Rows that wait."""
+        """Number of waiting items."""
 
     def query_model(self, system: str) -> str | None:
         """A model that takes a query's crop together with the support's tokens, so that features stay inside.
@@ -87,20 +122,20 @@ class RowRunner(Protocol):
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         deadline: float | None = None,
-    ) -> RowResult:
-        """Runs a component on one batch item. Cancelling the caller takes the row back.
+    ) -> BatchResult:
+        """Runs a component on one batch item. Cancelling the caller withdraws the item.
 
         Args:
             component: a component of the manifest, or what `query_model` names.
-            inputs: arrays by input name, without batch axis; not to be changed until this returns.
-            outputs: names of the wanted outputs.
+            inputs: arrays by input name, without batch axis. Do not change them until this returns.
+            outputs: names of the outputs to return.
             deadline: event loop time by which the result is needed.
 
         Raises:
             DeadlineError: the deadline has passed, or cannot be kept.
-            QueueFullError: too many rows wait.
-            EngineError: the engine failed on the row, hangs, is gone, or the runner is closed.
+            QueueFullError: too many items wait.
+            EngineError: the engine failed on the item, hangs or is unreachable, or the runner is closed.
         """
 
     async def close(self) -> None:
-        """Refuses new rows and returns once those at hand are served."""
+        """Refuses new items and returns once the accepted ones are served."""

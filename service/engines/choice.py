@@ -12,6 +12,7 @@ from cape.manifest import Manifest
 from service.engines import rtx_plugin
 from service.engines.base import Engine
 from service.engines.onnx_runtime import HOST_PROVIDERS, PROVIDERS, OnnxRuntimeEngine
+from service.engines.packages import check_one_onnxruntime
 from service.errors import EngineError
 
 EngineName = Literal["onnxruntime", "openvino"]
@@ -55,8 +56,9 @@ def load_engine(
         precision: OpenVINO's, of matrix products.
 
     Raises:
-        EngineError: the library is not installed, or as the engine's own.
+        EngineError: the library is not installed, both builds of ONNX Runtime are, or as the engine's own.
     """
+    check_one_onnxruntime()
     if name == "auto":
         name = best_engine(providers)
     if name == "onnxruntime":

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from service.batching.queues import RowResult
-from service.engines.base import RowRunner
+from service.engines.base import BatchResult, BatchRunner
 from service.telemetry.spans import describe_span, span
 
 
 class TracedRunner:
-    """Passes rows on to a runner, in a span each. Implements `service.engines.base.RowRunner`."""
+    """Passes rows on to a runner, in a span each. Implements `service.engines.base.BatchRunner`."""
 
-    def __init__(self, runner: RowRunner) -> None:
+    def __init__(self, runner: BatchRunner) -> None:
         """Takes the runner, which it does not own."""
         self._runner = runner
         self.query_model = runner.query_model
@@ -47,8 +46,8 @@ class TracedRunner:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         deadline: float | None = None,
-    ) -> RowResult:
-        """See `service.engines.base.RowRunner.submit`."""
+    ) -> BatchResult:
+        """See `service.engines.base.BatchRunner.submit`."""
         with span(f"run {component}"):
             row = await self._runner.submit(component, inputs, outputs, deadline)
             describe_span({"capeserve.queue_seconds": row.waited, "capeserve.run_seconds": row.ran})

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cape.manifest import QUERY_SUFFIX, Manifest
-from service.batching.batcher import TOO_LATE, UNKNOWN_RETRY, BatchObserver
-from service.batching.queues import RowResult
+from service.batching.batcher import TOO_LATE, UNKNOWN_RETRY
+from service.engines.base import BatchObserver, BatchResult
 from service.engines.triton_messages import VERSION, request_of, row_of, triton_models
 from service.errors import DeadlineError, EngineError, QueueFullError
 from service.telemetry.spans import trace_headers
@@ -48,7 +48,7 @@ NOT_ASKED, LOST = "not asked yet", "the connection is lost"
 
 
 class TritonEngine:
-    """Sends rows to a Triton server. Implements `service.engines.base.RowRunner`; for use within one event loop."""
+    """Sends rows to a Triton server. Implements `service.engines.base.BatchRunner`; for use within one event loop."""
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class TritonEngine:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: Sequence[str],
         deadline: float | None = None,
-    ) -> RowResult:
-        """Runs a model on one row; see `service.engines.base.RowRunner.submit`.
+    ) -> BatchResult:
+        """Runs a model on one row; see `service.engines.base.BatchRunner.submit`.
 
         Returns:
             Its time in Triton's queue counts as part of the run: Triton does not tell them apart in an answer.
@@ -142,13 +142,13 @@ class TritonEngine:
             self._observer.run_failed(component)
             raise
         except asyncio.CancelledError:
-            self._observer.row_dropped(component, "cancelled")
+            self._observer.item_dropped(component, "cancelled")
             raise
         finally:
             self._count(component, -1)
         seconds = loop.time() - started
         self._observer.run_finished(component, seconds)
-        return RowResult(results, waited=0.0, ran=seconds)
+        return BatchResult(results, waited=0.0, ran=seconds)
 
     async def close(self) -> None:
         """Refuses new rows, and disconnects once those at hand are answered."""
@@ -166,13 +166,13 @@ class TritonEngine:
         if component not in self._models:
             raise EngineError(component, "no such component")
         if deadline is not None and deadline <= now:
-            self._observer.row_dropped(component, "deadline")
+            self._observer.item_dropped(component, "deadline")
             raise DeadlineError(TOO_LATE)
         if self._problem is not None:
-            self._observer.row_dropped(component, "engine")
+            self._observer.item_dropped(component, "engine")
             raise EngineError(component, f"Triton at {self._url}: {self._problem}")
         if self.queued >= self._max_queue:
-            self._observer.row_dropped(component, "full")
+            self._observer.item_dropped(component, "full")
             raise QueueFullError(UNKNOWN_RETRY)
 
     def _count(self, component: str, change: int) -> None:
@@ -194,10 +194,10 @@ class TritonEngine:
         code, text = error.code(), error.details() or ""
         late = code is grpc.StatusCode.DEADLINE_EXCEEDED
         if QUEUE_TIMEOUT in text or (late and not hung):
-            self._observer.row_dropped(component, "deadline")
+            self._observer.item_dropped(component, "deadline")
             return DeadlineError(TOO_LATE)
         if QUEUE_FULL in text:
-            self._observer.row_dropped(component, "full")
+            self._observer.item_dropped(component, "full")
             return QueueFullError(UNKNOWN_RETRY)
         self._observer.run_failed(component)
         return EngineError(component, f"no answer after {self._hang_seconds} s" if late else f"{code.name}: {text}")

@@ -20,9 +20,9 @@ from service.errors import (
     MessageSizeError,
     QueueFullError,
 )
-from service.handlers.deadlines import Context
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.request_ids import identified, identity
+from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import Tracer

@@ -8,8 +8,8 @@ import binascii
 from cape.manifest import Manifest, ModalityUse
 from cape.v1 import modality_pb2, model_service_pb2, model_service_pb2_grpc
 from service.errors import InvalidFieldError
-from service.handlers.answers import MODEL_PREFIX, duration
-from service.handlers.deadlines import Context
+from service.pipelines.answers import MODEL_PREFIX, duration
+from service.pipelines.deadlines import Context
 from service.supports.registry import page_size_of
 from service.telemetry.performance import Percentiles, PerformanceMonitor, SystemPerformance
 

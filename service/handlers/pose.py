@@ -9,9 +9,9 @@ from contextlib import aclosing
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, UnavailableError
-from service.handlers.deadlines import Context, deadline_of
 from service.handlers.error_statuses import status_of
-from service.handlers.estimation import Estimation, Partial
+from service.pipelines.deadlines import Context, deadline_of
+from service.pipelines.query import Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
 from service.telemetry.spans import span

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cape.v1 import support_service_pb2, support_service_pb2_grpc
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError
-from service.handlers.deadlines import Context, deadline_of, due
+from service.pipelines.deadlines import Context, deadline_of, due
 from service.supports.store import Supports
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cape.manifest import Manifest
 from cape.v1 import modality_pb2
-from service.engines.base import RowRunner
+from service.engines.base import BatchRunner
 from service.pipelines.base import Pipeline
 from service.pipelines.language_model import LanguageEstimator
 from service.pipelines.prompts import prompt_cache
@@ -31,7 +31,7 @@ class Pipelines:
         self,
         repository: Path,
         manifest: Manifest,
-        runner: RowRunner,
+        runner: BatchRunner,
         *,
         text_cache_bytes: int,
         support_cache_bytes: int,

@@ -15,10 +15,27 @@ from typing import Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from service.pipelines.support_encoder import Modality, SupportTrace
+from cape.support import Modality
 from service.supports.store import SupportSource
 
 Float: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SupportTrace:
+    """How the tokens of a support were obtained.
+
+    Attributes:
+        cache_hit: the tokens were cached; neither images nor texts were encoded.
+        texts: number of texts that were needed; 0 on a cache hit.
+        text_cache_hits: of those, the number whose embedding was cached.
+        queue_seconds: waiting for the engine, along the path that waited longest; 0 on a cache hit.
+    """
+
+    cache_hit: bool
+    texts: int = 0
+    text_cache_hits: int = 0
+    queue_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,7 @@ class PartialEstimate:
     estimate: Estimate
 
 
-Found: TypeAlias = Callable[[Sequence[PartialEstimate]], None]
+PartialCallback: TypeAlias = Callable[[Sequence[PartialEstimate]], None]
 """Is told of keypoints that were found while others are still looked for; must not keep anybody waiting."""
 
 
@@ -139,7 +156,7 @@ class Pipeline(Protocol[Support, Query]):
         *,
         similarity: bool = False,
         proposals: bool = False,
-        found: Found | None = None,
+        found: PartialCallback | None = None,
     ) -> Estimates:
         """Locates the keypoints of a support in query crops.
 

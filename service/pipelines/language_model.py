@@ -21,13 +21,12 @@ import numpy.typing as npt
 from cape.capellm.sequences import OUTPUTS, AnswerSequences, Past, RowInputs, prefix_inputs
 from cape.manifest import LanguageSystemManifest, Manifest
 from service.batching.batcher import TOO_LATE
-from service.batching.budget import RowBudget
 from service.batching.queues import RunTimes
-from service.engines.base import RowRunner
+from service.batching.reservations import Reservations
+from service.engines.base import BatchRunner
 from service.errors import DeadlineError
-from service.pipelines.base import Estimate, Estimates, Found, PartialEstimate
-from service.pipelines.prompts import PromptCache, PromptShelf, PromptWriter, WrittenPrompts
-from service.pipelines.support_encoder import SupportTrace
+from service.pipelines.base import Estimate, Estimates, PartialCallback, PartialEstimate, SupportTrace
+from service.pipelines.prompts import PromptCache, PromptWriter, SupportPrompts, WrittenPrompts
 from service.supports.outline import SupportOutline
 from service.supports.store import SupportSource
 from service.tasks import all_of
@@ -77,7 +76,7 @@ class _Served(NamedTuple):
     writer: PromptWriter
     rows: int
     dialogues: RunTimes
-    budget: RowBudget
+    budget: Reservations
 
 
 class LanguageEstimator:
@@ -85,7 +84,7 @@ class LanguageEstimator:
 
     has_maps = False
 
-    def __init__(self, repository: Path, manifest: Manifest, runner: RowRunner, prompts: PromptCache) -> None:
+    def __init__(self, repository: Path, manifest: Manifest, runner: BatchRunner, prompts: PromptCache) -> None:
         """Reads the tokenizers.
 
         Args:
@@ -99,12 +98,12 @@ class LanguageEstimator:
         """
         self._runner = runner
         self._served = {
-            name: _Served(spec, PromptWriter(name, repository, spec), rows, RunTimes(), RowBudget(rows))
+            name: _Served(spec, PromptWriter(name, repository, spec), rows, RunTimes(), Reservations(rows))
             for name, spec in manifest.language_systems.items()
             for rows in [manifest.components[spec.components["capellm_decoder"]].max_batch_size]
         }
         writers = {name: served.writer for name, served in self._served.items()}
-        self._prompts = PromptShelf(writers, {name: manifest.version(name) for name in writers}, prompts)
+        self._prompts = SupportPrompts(writers, {name: manifest.version(name) for name in writers}, prompts)
 
     def check_words(self, support: SupportOutline) -> None:
         """Refuses a support whose words a system of this pipeline cannot take.
@@ -154,7 +153,7 @@ class LanguageEstimator:
         *,
         similarity: bool = False,
         proposals: bool = False,
-        found: Found | None = None,
+        found: PartialCallback | None = None,
     ) -> Estimates:
         """Asks for every keypoint in every crop; see `service.pipelines.base.Pipeline.estimate`."""
         assert not (similarity or proposals), "a language model has neither"
@@ -174,7 +173,7 @@ class LanguageEstimator:
         return Estimates(estimates, ended - asked, begun - asked + dialogue.queue_seconds)
 
     async def _answers(
-        self, dialogue: _Dialogue, crops: int, keypoints: int, group: int, found: Found | None
+        self, dialogue: _Dialogue, crops: int, keypoints: int, group: int, found: PartialCallback | None
     ) -> tuple[Estimate, ...]:
         """Asks about every keypoint of every crop, `group` questions at a time."""
         places = np.zeros((crops, keypoints, 2), np.float32)
@@ -206,7 +205,7 @@ class _Dialogue:
         queue_seconds: waiting for the engine so far: of each run, the longest wait of a row.
     """
 
-    def __init__(self, runner: RowRunner, served: _Served, support: WrittenPrompts, deadline: float | None) -> None:
+    def __init__(self, runner: BatchRunner, served: _Served, support: WrittenPrompts, deadline: float | None) -> None:
         self._runner, self._deadline = runner, deadline
         self._spec, self._grammar = served.spec, served.writer.grammar
         self._prompts = support.prompts

@@ -12,11 +12,11 @@ from cape.capellm.grammar import AnswerGrammar
 from cape.capellm.prompts import Prompts, prompts_of
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.manifest import LanguageSystemManifest
-from cape.support import KeypointDefinition
+from cape.support import KeypointDefinition, Modality
 from cape.v1 import modality_pb2
 from service.caches import SingleFlightCache
 from service.errors import InvalidFieldError, MissingModalityError
-from service.pipelines.support_encoder import Modality, SupportTrace
+from service.pipelines.base import SupportTrace
 from service.supports.outline import SupportOutline
 from service.supports.store import SupportSource
 
@@ -124,7 +124,7 @@ class PromptWriter:
             raise InvalidFieldError(field, f"{tokens} tokens of {self._name}'s vocabulary; at most {most}")
 
 
-class PromptShelf:
+class SupportPrompts:
     """The prompts of supports, written once as long as the cache holds them."""
 
     def __init__(self, writers: Mapping[str, PromptWriter], versions: Mapping[str, str], cache: PromptCache) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest, Modalities, SystemManifest
-from service.batching.queues import RowResult
-from service.engines.base import RowRunner
+from cape.support import Modality
+from service.engines.base import BatchResult, BatchRunner
 from service.errors import MissingModalityError
+from service.pipelines.base import SupportTrace
+from service.pipelines.image_features import image_features
 from service.pipelines.texts import Embeddings, TextEmbedder
 from service.supports.prepared_support import PreparedSupport, Shot
-from service.tasks import all_of, together
-
-Modality = Literal["image", "text"]
+from service.tasks import together
 
 Float: TypeAlias = npt.NDArray[np.float32]
 
@@ -53,23 +53,6 @@ class SupportTokens:
         return self.tokens.nbytes + self.mask.nbytes + self.adjacency.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class SupportTrace:
-    """How a caller got its support tokens.
-
-    Attributes:
-        cache_hit: they were there; neither images nor texts were encoded.
-        texts: texts that were needed; 0 on a hit.
-        text_cache_hits: of those, how many had their embedding cached.
-        queue_seconds: waiting for the engine, along the path that waited longest; 0 on a hit.
-    """
-
-    cache_hit: bool
-    texts: int = 0
-    text_cache_hits: int = 0
-    queue_seconds: float = 0.0
-
-
 def usable_modalities(system: str, rule: Modalities, support: PreparedSupport) -> tuple[Modality, ...]:
     """What a system uses of a support: all that both the system and the support have.
 
@@ -91,18 +74,10 @@ def usable_modalities(system: str, rule: Modalities, support: PreparedSupport) -
     return usable
 
 
-async def encode_images(
-    runner: RowRunner, system: SystemManifest, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None
-) -> list[RowResult]:
-    """Runs a system's image backbone on crops, uint8 [size, size, 3] each; `features` [C, F, F] comes out."""
-    component = system.components["image_backbone"]
-    return await all_of(runner.submit(component, {"image": crop}, ["features"], deadline) for crop in crops)
-
-
 class SupportEncoder:
     """Encodes support sets: crops and texts at the same time, then fusion."""
 
-    def __init__(self, manifest: Manifest, runner: RowRunner, embedders: Mapping[str, TextEmbedder]) -> None:
+    def __init__(self, manifest: Manifest, runner: BatchRunner, embedders: Mapping[str, TextEmbedder]) -> None:
         """Puts the parts together.
 
         Args:
@@ -134,7 +109,7 @@ class SupportEncoder:
         texts = support.texts if "text" in modalities else ()
         shots = support.shots if "image" in modalities else ()
         images, embeddings = await together(
-            encode_images(self._runner, spec, [shot.crop for shot in shots], deadline),
+            image_features(self._runner, spec, [shot.crop for shot in shots], deadline),
             self._embed(system, texts, deadline, support.owner),
         )
         size = self._manifest.bucket(support.keypoints)
@@ -158,7 +133,7 @@ class SupportEncoder:
 
 
 def _image_inputs(
-    system: SystemManifest, shots: Sequence[Shot], images: Sequence[RowResult], size: int
+    system: SystemManifest, shots: Sequence[Shot], images: Sequence[BatchResult], size: int
 ) -> dict[str, npt.NDArray[Any]]:
     """features [S, C, F, F], keypoints [S, N, 2] and visible [S, N]; one empty shot if there are none."""
     count, side = max(len(shots), 1), system.feature_size

@@ -23,24 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest
-from service.batching.queues import RowResult
 from service.caches import SingleFlightCache
-from service.engines.base import RowRunner
-from service.pipelines.base import Estimate, Estimates, Found
-from service.pipelines.support_encoder import Modality, SupportEncoder, SupportTokens, SupportTrace, encode_images
+from service.engines.base import BatchResult, BatchRunner
+from service.pipelines.base import Estimate, Estimates, PartialCallback, SupportTrace
+from service.pipelines.image_features import image_features
+from service.pipelines.support_encoder import SupportEncoder, SupportTokens
 from service.supports.store import SupportSource
 from service.tasks import all_of
 
 __all__ = [
     "Estimate",
     "Estimates",
-    "Modality",
     "PoseEstimator",
     "QueryCrops",
     "QueryFeatures",
     "SupportCache",
     "SupportTokens",
-    "SupportTrace",
     "support_cache",
 ]
 
@@ -76,7 +74,7 @@ class QueryCrops:
 
     Attributes:
         crops: RGB, uint8 [size, size, 3] each.
-        model: takes them, see `RowRunner.query_model`.
+        model: takes them, see `BatchRunner.query_model`.
         seconds, queue_seconds: 0, as for `QueryFeatures`.
     """
 
@@ -91,7 +89,9 @@ class PoseEstimator:
 
     has_maps = True
 
-    def __init__(self, manifest: Manifest, runner: RowRunner, encoder: SupportEncoder, supports: SupportCache) -> None:
+    def __init__(
+        self, manifest: Manifest, runner: BatchRunner, encoder: SupportEncoder, supports: SupportCache
+    ) -> None:
         """Puts the parts together.
 
         Args:
@@ -144,7 +144,7 @@ class PoseEstimator:
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        rows = await encode_images(self._runner, self._systems[system], crops, deadline)
+        rows = await image_features(self._runner, self._systems[system], crops, deadline)
         features = tuple(row.outputs["features"] for row in rows)
         return QueryFeatures(features, loop.time() - started, _longest_wait(rows))
 
@@ -179,7 +179,7 @@ class PoseEstimator:
         *,
         similarity: bool = False,
         proposals: bool = False,
-        found: Found | None = None,
+        found: PartialCallback | None = None,
     ) -> Estimates:
         """Locates the keypoints of a support in query crops.
 
@@ -218,11 +218,11 @@ class PoseEstimator:
         return {key for key, _ in self._supports.known()}
 
 
-def _longest_wait(rows: Sequence[RowResult]) -> float:
+def _longest_wait(rows: Sequence[BatchResult]) -> float:
     return max((row.waited for row in rows), default=0.0)
 
 
-def _estimate(row: RowResult, located: npt.NDArray[np.bool_]) -> Estimate:
+def _estimate(row: BatchResult, located: npt.NDArray[np.bool_]) -> Estimate:
     """Cuts the padding off what the pose decoder says of one crop."""
     outputs = {name: np.asarray(array[: len(located)], dtype=np.float32) for name, array in row.outputs.items()}
     return Estimate(located=located, **outputs)

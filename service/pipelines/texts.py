@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from cape.manifest import Manifest, TextEncoderManifest
 from service.caches import SingleFlightCache
-from service.engines.base import RowRunner
+from service.engines.base import BatchRunner
 from service.tasks import all_of
 
 TOKEN_MULTIPLE = 8
@@ -91,7 +91,7 @@ class TextEmbedder:
     """Encodes texts with one text encoder, each text once as long as the cache holds it."""
 
     def __init__(
-        self, component: str, digest: str, tokenizer: TextTokenizer, runner: RowRunner, cache: EmbeddingCache
+        self, component: str, digest: str, tokenizer: TextTokenizer, runner: BatchRunner, cache: EmbeddingCache
     ) -> None:
         """Puts the parts together.
 
@@ -144,7 +144,7 @@ class TextEmbedder:
 
 
 def text_embedders(
-    repository: Path, manifest: Manifest, runner: RowRunner, cache: EmbeddingCache
+    repository: Path, manifest: Manifest, runner: BatchRunner, cache: EmbeddingCache
 ) -> dict[str, TextEmbedder]:
     """An embedder for each system that reads text, by the system's name.
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from cape.manifest import Manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
-from service.batching.batcher import BatchObserver
+from service.engines.base import BatchObserver
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
 from service.telemetry.performance import SystemPerformance
 
@@ -215,7 +215,7 @@ class Metrics(BatchObserver):
         for wait in waits:
             histogram.observe(wait)
 
-    def row_dropped(self, component: str, reason: str) -> None:
+    def item_dropped(self, component: str, reason: str) -> None:
         """A row has left unserved: 'deadline', 'cancelled', 'full' or 'engine'."""
         self._queue_dropped.labels(component, reason).inc()
 

@@ -32,7 +32,8 @@ def test_hadolint_has_nothing_to_say(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("service", ("redis", "triton", "tracing")), ("exporter", ("export", "demo"))]
+    ("name", "extras"),
+    [("service", ("serve", "serve-base", "redis", "triton", "tracing")), ("exporter", ("export", "models", "demo"))],
 )
 def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_for(
     name: str, extras: tuple[str, ...]

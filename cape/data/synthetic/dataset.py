@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from cape.data.dataset import AnnotatedObject, Category, DatasetError
+from cape.data.synthetic.backdrops import Backdrops
 from cape.data.synthetic.catalogue import Split, species_of
 from cape.data.synthetic.photograph import photograph
 
@@ -22,12 +24,16 @@ class SyntheticDataset:
         split: whose categories; no category is in two splits.
         objects_per_category: how many objects each category has.
         seed: another seed is another set of pictures, 0 or more.
+        backdrops: a folder of real images, parts of which stand behind most objects; None: all backdrops are drawn.
 
     Raises:
+        DatasetError: there is no image in `backdrops`.
         ValueError: there is no such split, or a number is out of its range.
     """
 
-    def __init__(self, split: Split = "train", *, objects_per_category: int = 200, seed: int = 0) -> None:
+    def __init__(
+        self, split: Split = "train", *, objects_per_category: int = 200, seed: int = 0, backdrops: Path | None = None
+    ) -> None:
         if objects_per_category < 1:
             raise ValueError(f"objects_per_category: at least 1, not {objects_per_category}")
         if seed < 0:
@@ -35,6 +41,7 @@ class SyntheticDataset:
         self.split: Split = split
         self.objects_per_category = objects_per_category
         self.seed = seed
+        self._backdrops = None if backdrops is None else Backdrops(backdrops)
         self._species = species_of(split)
         self._categories = tuple(species.category() for species in self._species)
 
@@ -65,4 +72,4 @@ class SyntheticDataset:
         species = self._species[category]
         # The name, not the position: pictures stay the same when categories are added.
         seed = np.random.SeedSequence((self.seed, crc32(species.name.encode()), number))
-        return photograph(species, np.random.default_rng(seed))
+        return photograph(species, np.random.default_rng(seed), self._backdrops)

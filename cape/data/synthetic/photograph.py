@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cape.data.dataset import AnnotatedObject
+from cape.data.synthetic.backdrops import Backdrops
 from cape.data.synthetic.backgrounds import cast_shadow, draw_backdrop, scatter_clutter
 from cape.data.synthetic.camera import Placement, frame_body
 from cape.data.synthetic.raster import rasterise
@@ -31,20 +32,28 @@ _TOLERANCE = 0.012
 sampled at pixel centres, and keypoints on a rounded part's edge lie just behind it."""
 
 
-def photograph(species: Species, rng: np.random.Generator) -> AnnotatedObject:
-    """Draws one individual of a species in a picture of its own."""
+def photograph(species: Species, rng: np.random.Generator, backdrops: Backdrops | None = None) -> AnnotatedObject:
+    """Draws one individual of a species in a picture of its own.
+
+    Args:
+        species: what to draw.
+        rng: draws everything.
+        backdrops: real images to stand behind some of the objects.
+    """
     for _ in range(_ATTEMPTS):
         body = Body()
         species.build(body, rng)
         own = body.solids()
         placement = frame_body(own, species.viewpoint.draw(rng), SIZE, rng)
-        taken = take(body, own, placement, rng)
+        taken = take(body, own, placement, rng, backdrops)
         if taken.visible.sum() >= min(_FEWEST_VISIBLE, len(taken.visible)):
             break
     return taken
 
 
-def take(body: Body, own: Solids, placement: Placement, rng: np.random.Generator) -> AnnotatedObject:
+def take(
+    body: Body, own: Solids, placement: Placement, rng: np.random.Generator, backdrops: Backdrops | None = None
+) -> AnnotatedObject:
     """The picture of a body from one camera, with random surroundings.
 
     Args:
@@ -52,6 +61,7 @@ def take(body: Body, own: Solids, placement: Placement, rng: np.random.Generator
         own: its solids, in its own coordinates.
         placement: its way into the picture.
         rng: draws surroundings, light and the camera's faults.
+        backdrops: real images to stand behind some of the objects.
     """
     solids = placed = placement.place(own)
     materials = body.materials
@@ -64,7 +74,8 @@ def take(body: Body, own: Solids, placement: Placement, rng: np.random.Generator
     # Patterns and the darkness of corners are measured in units of the body.
     pixels, colours = shade_surfaces(solids, surfaces, materials, placement.scale, rng)
 
-    picture = draw_backdrop(SIZE, rng)
+    real = None if backdrops is None else backdrops.draw(SIZE, rng)
+    picture = draw_backdrop(SIZE, rng) if real is None else real
     if rng.random() < 0.7:
         picture = cast_shadow(picture, surfaces.index >= 0, rng)
     picture = _painted(picture, pixels, colours)

@@ -104,8 +104,8 @@ def _groups(requests: Sequence[Any], names: Sequence[str], responses: list[Any])
             responses[index] = triton.InferenceResponse(error=error)
             continue
         arrays = {name: triton.get_input_tensor_by_name(request, name).as_numpy() for name in names}
-        likeness = tuple((array.shape[1:], array.dtype.str) for array in arrays.values())
-        groups.setdefault(likeness, []).append((index, arrays, request.requested_output_names()))
+        batch_key = tuple((array.shape[1:], array.dtype.str) for array in arrays.values())
+        groups.setdefault(batch_key, []).append((index, arrays, request.requested_output_names()))
     yield from groups.values()
 
 

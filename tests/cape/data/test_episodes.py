@@ -95,3 +95,26 @@ def test_images_stay_bytes() -> None:
     batch = collate([episode(2, supports=(pixels(),), query=pixels(), texts=None)])
     assert batch.query.dtype == torch.uint8 and batch.support.shape == (1, 1, 8, 8, 3)
     assert batch.texts is None
+
+
+def test_episodes_that_share_images_stack_each_image_once() -> None:
+    def shot(value: int) -> Shot:
+        image = np.full((2, 2, 3), value, np.uint8)
+        return Shot(image, np.full((2, 2), value / 10, np.float32), np.ones(2, np.bool_))
+
+    shots, kind = [shot(value) for value in range(3)], category("a", 2)
+    episodes = [TrainingEpisode(kind, (shots[(i + 1) % 3],), shots[i]) for i in range(3)]
+    shared, plain = collate(episodes, share_images=True, multiple=16), collate(episodes)
+    assert shared.query.shape == (3, 2, 2, 3) and shared.support is None and plain.support is not None
+    assert shared.query_index is not None and shared.support_index is not None
+    assert torch.equal(shared.query[shared.query_index], plain.query)
+    assert torch.equal(shared.query[shared.support_index], plain.support)
+    assert shared.target.shape == (3, 16, 2) and torch.equal(shared.target[:, :2], plain.target)
+    assert shared.target_visible[:, 2:].sum() == 0
+
+
+def test_a_group_is_distinct_objects_of_one_category_that_has_enough() -> None:
+    pools = [Pool(category("few", 5), 3), Pool(category("many", 5), 6)]
+    groups = EpisodeSampler(pools, group=4).groups(0, 8)
+    assert len(groups) == 8
+    assert all(pool == 1 and len(set(objects)) == 4 for pool, objects in groups)

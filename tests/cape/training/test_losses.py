@@ -12,8 +12,11 @@ from torch.nn import functional as F
 from cape.training.losses import (
     PathwayPrediction,
     consistency_loss,
+    contrast_loss,
     heatmap_loss,
+    keypoint_logits,
     matching_loss,
+    mirror_loss,
     offset_loss,
     pose_losses,
     proposal_loss,
@@ -115,3 +118,38 @@ def test_two_pathways_each_answer_for_what_they_know() -> None:
 def test_one_pathway_has_nothing_to_be_consistent_with() -> None:
     losses = pose_losses((pathway(0.1, [1.0, 1.0]),), torch.full((1, 2, 2), 0.5), 16)
     assert losses.consistency.item() == 0
+
+
+def peaked(size: int, *cells: tuple[int, int]) -> torch.Tensor:
+    """Similarity maps [1, K, size²] that are 6 in one cell (column, row) each and 0 elsewhere."""
+    maps = torch.zeros(1, len(cells), size, size)
+    for keypoint, (column, row) in enumerate(cells):
+        maps[0, keypoint, row, column] = 6.0
+    return maps.flatten(2)
+
+
+def test_a_map_is_read_at_the_places_of_all_keypoints() -> None:
+    target = torch.tensor([[[1.5 / 8, 2.5 / 8], [6.5 / 8, 4.5 / 8]]])
+    logits = keypoint_logits(peaked(8, (1, 2), (1, 2)), target, 8)
+    assert logits[0].tolist() == [[6.0, 0.0], [6.0, 0.0]]
+
+
+def test_contrast_is_the_cross_entropy_over_the_querys_keypoints_that_lie_apart() -> None:
+    # Keypoint 2 lies in keypoint 0's cell, keypoint 3 is hidden: neither is an alternative to keypoint 0.
+    target = torch.tensor([[[1.5 / 8, 2.5 / 8], [6.5 / 8, 4.5 / 8], [1.6 / 8, 2.5 / 8], [3.5 / 8, 0.5 / 8]]])
+    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    logits = keypoint_logits(peaked(8, (1, 2), (1, 2), (0, 0), (0, 0)), target, 8)
+    right, wrong = math.log(1 + math.exp(-6)), math.log(1 + math.exp(6))
+    assert contrast_loss(logits, target, valid, 8).item() == pytest.approx((right + wrong) / 2, rel=1e-5)
+    together = contrast_loss(logits, target, torch.tensor([[1.0, 0.0, 1.0, 0.0]]), 8)
+    assert together.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_mirror_loss_compares_a_keypoint_with_its_partner_alone() -> None:
+    target = torch.tensor([[[1.5 / 8, 2.5 / 8], [6.5 / 8, 2.5 / 8], [3.5 / 8, 6.5 / 8]]])
+    logits = keypoint_logits(peaked(8, (1, 2), (1, 2), (3, 6)), target, 8)
+    partner = torch.tensor([[1, 0, 2]])
+    right, wrong = math.log(1 + math.exp(-6)), math.log(1 + math.exp(6))
+    everything = mirror_loss(logits, target, torch.ones(1, 3), partner, 8)
+    assert everything.item() == pytest.approx((right + wrong) / 2, rel=1e-5)
+    assert mirror_loss(logits, target, torch.tensor([[1.0, 0.0, 1.0]]), partner, 8).item() == 0

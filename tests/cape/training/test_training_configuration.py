@@ -77,6 +77,15 @@ def test_the_demonstrations_third_part_trains_all_layers_of_the_second(monkeypat
     assert [source.held_out for source in third.validation] == [source.held_out for source in second.validation]
 
 
+def test_the_demonstrations_fourth_part_randomises_what_the_third_ended_with() -> None:
+    third = read_training_configuration(CONFIGURATIONS / "demonstration_gpu.yaml")
+    fourth = read_training_configuration(CONFIGURATIONS / "demonstration_randomised.yaml", {"BACKDROPS": "/images"})
+    stored = fourth.model.model_copy(update={"backbone": third.model.backbone})
+    assert stored == third.model
+    assert fourth.augmentation.photometric and fourth.losses.contrast and fourth.losses.mirror
+    assert [source.held_out for source in fourth.validation] == [source.held_out for source in third.validation]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -94,6 +103,8 @@ def test_the_demonstrations_third_part_trains_all_layers_of_the_second(monkeypat
         ({"modality_dropout": {"image": 0.5}}, "graphcape has one modality only"),
         ({"modality_dropout": {"image": 0.7, "text": 0.7}}, "nothing would be left"),
         ({"model": {"system": "flf"}, "modality_dropout": {"text": 0.5}}, "set model.modality_dropout to true"),
+        ({"group": 3, "rounds": 3}, "need a group of at least 4"),
+        ({"group": 3, "batch_size": 8}, "8 is not a multiple of group"),
         ({"sources": []}, "sources: Tuple should have at least 1 item"),
         (
             {"sources": [{"data": {"kind": "coco", "annotations": "${NOT_SET_ANYWHERE}"}}]},

@@ -54,6 +54,7 @@ def batch(system: System, *, seed: int = 0, episodes: int = 4, count: int = 3) -
         adjacency=adjacency,
         target=torch.rand(episodes, count, 2, generator=generator),
         target_visible=torch.ones(episodes, count),
+        partner=torch.arange(count).expand(episodes, count),
         texts=F.normalize(torch.randn(episodes, count, width, generator=generator), dim=-1),
     )
 
@@ -263,3 +264,27 @@ def test_a_head_that_read_raw_features_goes_on_with_standardised_ones() -> None:
         standardisation.unfold(system)
         after = system.input_proj(standardisation(raw).flatten(2).transpose(1, 2))
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_shared_images_give_what_separate_ones_give() -> None:
+    system = tiny_system()
+    model = TrainedModel(system, LossWeights()).eval()
+    separate = batch(system)
+    assert separate.support is not None
+    images = torch.cat((separate.query, separate.support[:, 0]))
+    shared = replace(
+        separate, query=images, support=None, query_index=torch.arange(4), support_index=torch.arange(4, 8)[:, None]
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(model(shared)[0], model(separate)[0])
+
+
+def test_autocast_leaves_coordinates_in_float32() -> None:
+    system = tiny_system()
+    model = TrainedModel(system, LossWeights(), autocast=torch.bfloat16).eval()
+    with torch.inference_mode():
+        pose, _ = model.estimate(batch(system))
+    for values in (pose.keypoints, pose.proposals, pose.scores):
+        assert values.dtype == torch.float32
+        # Numbers that passed through bfloat16 would be unchanged by another rounding to it.
+        assert not torch.equal(values, values.bfloat16().float())

@@ -189,3 +189,30 @@ def test_optional_data_that_are_not_there_are_left_out_with_a_word(
     assert any(note.startswith("Left out: /nowhere/at_all.json") for note in listener.notes)
     with pytest.raises(DatasetError, match="none is left"):
         train(settings(sources=[gone], schedule=short), tmp_path / "b", quiet().reporting)
+
+
+def test_groups_encode_each_image_once_and_resume_like_any_run(settings: Make, quiet: Any, tmp_path: Path) -> None:
+    configuration = settings(
+        towers={"train_image": True},
+        sources=[{**settings().sources[0].model_dump(), "flip": 0.5, "super_category_weights": {"dots": 2.0}}],
+        group=3,
+        rounds=2,
+        batch_size=6,
+        augmentation={"photometric": 0.5, "random_convolution": 0.5, "anonymous": 0.5},
+        losses={"contrast": 0.5, "mirror": 0.5},
+        schedule={"kind": "cosine", "steps": 3, "warmup_steps": 0},
+        logging={"every_steps": 1, "tensorboard": False, "save_seconds": 1e-9},
+    )
+    train(configuration, tmp_path / "straight", quiet().reporting)
+    with pytest.raises(InterruptedError):
+        train(configuration, tmp_path / "killed", quiet(fail_after=2).reporting)
+    train(configuration, tmp_path / "killed", quiet().reporting, resume=True)
+    straight, resumed = weights(tmp_path / "straight" / "last"), weights(tmp_path / "killed" / "last")
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert all(float(row["contrast"]) > 0 for row in rows(tmp_path / "straight" / "train.csv"))
+
+
+def test_a_super_category_that_is_not_there_is_named(settings: Make, quiet: Any, tmp_path: Path) -> None:
+    source = {**settings().sources[0].model_dump(), "super_category_weights": {"insects": 2.0}}
+    with pytest.raises(DatasetError, match="super_category_weights: there is no insects"):
+        train(settings(sources=[source]), tmp_path, quiet().reporting)

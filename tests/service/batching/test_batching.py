@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from service.batching.batcher import Batcher
-from service.batching.queues import STALE_AFTER, RowQueue, RowResult
+from service.batching.queues import STALE_AFTER, ComponentQueue
+from service.engines.base import BatchResult
 from service.errors import DeadlineError, EngineError, QueueFullError
 from tests.service.numpy_engine import CELLS, CHANNELS, SIZE, WIDTH, NumpyEngine, tiny_manifest, until
 
@@ -20,7 +21,7 @@ def image(brightness: int, size: int = SIZE) -> dict[str, np.ndarray]:
     return {"image": np.full((size, size, 3), brightness, dtype=np.uint8)}
 
 
-def brightness(result: RowResult) -> int:
+def brightness(result: BatchResult) -> int:
     return round(float(result.outputs["features"].mean()) * 255)
 
 
@@ -40,11 +41,11 @@ class Bench:
         self.engine = NumpyEngine()
         self.batcher = Batcher(self.engine, tiny_manifest(), **options)
 
-    def backbone(self, value: int, deadline: float | None = None, size: int = SIZE) -> asyncio.Task[RowResult]:
+    def backbone(self, value: int, deadline: float | None = None, size: int = SIZE) -> asyncio.Task[BatchResult]:
         row = self.batcher.submit("image_backbone", image(value, size), ["features"], deadline)
         return asyncio.create_task(row)
 
-    def decoder(self, *outputs: str) -> asyncio.Task[RowResult]:
+    def decoder(self, *outputs: str) -> asyncio.Task[BatchResult]:
         wanted = outputs or ("keypoints",)
         return asyncio.create_task(self.batcher.submit("pose_decoder", decoder_inputs(), wanted))
 
@@ -55,7 +56,7 @@ class Bench:
             queue.measured(rows=1, seconds=seconds, now=asyncio.get_running_loop().time())
 
     @asynccontextmanager
-    async def busy(self) -> AsyncIterator[asyncio.Task[RowResult]]:
+    async def busy(self) -> AsyncIterator[asyncio.Task[BatchResult]]:
         """Keeps the engine busy with one row, which is handed over."""
         before = len(self.engine.runs)
         with self.engine.held():
@@ -152,7 +153,7 @@ async def test_a_full_queue_turns_new_requests_away_but_lets_requests_under_way_
 
 
 async def test_the_time_after_which_to_retry_follows_from_what_waits_and_how_fast_it_runs() -> None:
-    queue = RowQueue(max_batch_size=4)
+    queue = ComponentQueue(max_batch_size=4)
     queue.measured(rows=4, seconds=2.0, now=0.0)
     queue.measured(rows=2, seconds=1.0, now=2.0)
     queue.rows = 10
@@ -210,7 +211,7 @@ async def test_a_deadline_that_no_recent_run_could_have_kept_is_refused_without_
 
 
 def test_slow_runs_of_long_ago_keep_nobody_away() -> None:
-    queue = RowQueue(max_batch_size=4)
+    queue = ComponentQueue(max_batch_size=4)
     for now in (1.0, 2.0, 3.0):
         queue.measured(rows=1, seconds=9.0, now=now)
     assert queue.run_time(1, now=4.0) == 9.0
@@ -218,7 +219,7 @@ def test_slow_runs_of_long_ago_keep_nobody_away() -> None:
 
 
 def test_one_slow_first_run_says_nothing_yet() -> None:
-    queue = RowQueue(max_batch_size=4)
+    queue = ComponentQueue(max_batch_size=4)
     queue.measured(rows=1, seconds=9.0, now=1.0)
     assert queue.run_time(1, now=1.0) == 0.0
 
@@ -323,7 +324,7 @@ async def test_no_row_is_lost_or_mixed_up_when_many_come_leave_and_run_out_of_ti
 
 def test_where_rows_differ_in_cost_the_quickest_run_says_what_one_takes_at_least() -> None:
     """A prefix of nine seconds must not have a last step called off that takes one."""
-    even, uneven = RowQueue(4), RowQueue(4, uneven=True)
+    even, uneven = ComponentQueue(4), ComponentQueue(4, uneven=True)
     for queue in (even, uneven):
         for seconds in (9.0, 1.0, 9.0, 1.0):
             queue.measured(rows=2, seconds=seconds, now=0.0)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.harness.arrivals import Outcome, closed_loop, open_loop, outcome, poisson_arrivals
 from service.batching.batcher import Batcher
-from service.batching.queues import STALE_AFTER, RowQueue
+from service.batching.queues import STALE_AFTER, ComponentQueue
 from service.errors import DeadlineError
 from tests.service.numpy_engine import tiny_manifest, until
 from tests.service.virtual_time import VirtualEngine, VirtualPool, VirtualTimeLoop
@@ -88,7 +88,7 @@ async def test_an_idle_engine_is_tried_whatever_the_last_runs_took() -> None:
 
 
 def test_a_run_is_judged_by_runs_as_large_and_by_the_share_of_larger_ones() -> None:
-    queue = RowQueue(max_batch_size=16)
+    queue = ComponentQueue(max_batch_size=16)
     for rows, seconds in ((1, 0.1), (1, 0.3), (16, 0.8), (8, 0.6)):
         queue.measured(rows, seconds, now=0.0)
     now = 1.0
@@ -103,7 +103,7 @@ def test_a_run_is_judged_by_runs_as_large_and_by_the_share_of_larger_ones() -> N
 
 
 def test_nothing_is_concluded_from_the_first_runs() -> None:
-    queue = RowQueue(max_batch_size=16)
+    queue = ComponentQueue(max_batch_size=16)
     assert queue.usual_batch == 1
     queue.measured(1, 9.0, now=0.0)
     assert queue.run_time(1, now=0.0) == 0.0

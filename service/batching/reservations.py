@@ -11,7 +11,7 @@ from service.batching.batcher import TOO_LATE
 from service.errors import DeadlineError
 
 
-class RowBudget:
+class Reservations:
     """Rows that may be under way at a time; for use within one event loop."""
 
     def __init__(self, rows: int) -> None:

@@ -16,11 +16,10 @@ from cape.manifest import Manifest
 from cape.v1 import image_pb2, pose_service_pb2
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError
-from service.handlers.answers import MODEL_PREFIX, duration, pose_instance, provenance
-from service.handlers.deadlines import due
 from service.images import ImageLimits, OpenedImage, check_image, open_image
-from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, UsedSupport
-from service.pipelines.support_encoder import SupportTrace
+from service.pipelines.answers import MODEL_PREFIX, duration, pose_instance, provenance
+from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
+from service.pipelines.deadlines import due
 from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box

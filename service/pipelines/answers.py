@@ -9,9 +9,9 @@ import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 
 from cape.geometry import Crop
+from cape.support import Modality
 from cape.v1 import image_pb2, modality_pb2, pose_service_pb2
-from service.pipelines.base import Estimate
-from service.pipelines.support_encoder import Modality, SupportTrace
+from service.pipelines.base import Estimate, SupportTrace
 
 MODEL_PREFIX = "models/"
 

@@ -6,18 +6,18 @@ import asyncio
 
 import pytest
 
-from service.batching.budget import RowBudget
+from service.batching.reservations import Reservations
 from service.errors import DeadlineError
 
 
 class Holder:
     """Somebody who wants rows, and holds them until he is told to end."""
 
-    def __init__(self, budget: RowBudget, rows: int, latest: float | None = None) -> None:
+    def __init__(self, budget: Reservations, rows: int, latest: float | None = None) -> None:
         self.has, self.end = asyncio.Event(), asyncio.Event()
         self.task = asyncio.create_task(self._hold(budget, rows, latest))
 
-    async def _hold(self, budget: RowBudget, rows: int, latest: float | None) -> None:
+    async def _hold(self, budget: Reservations, rows: int, latest: float | None) -> None:
         async with budget.reserved(rows, latest):
             self.has.set()
             await self.end.wait()
@@ -29,7 +29,7 @@ async def turns() -> None:
 
 
 async def test_those_who_fit_go_at_once_and_the_others_in_their_order() -> None:
-    budget = RowBudget(10)
+    budget = Reservations(10)
     first, second, large, small = (Holder(budget, rows) for rows in (4, 6, 8, 1))
     await turns()
     assert [holder.has.is_set() for holder in (first, second, large, small)] == [True, True, False, False]
@@ -45,7 +45,7 @@ async def test_those_who_fit_go_at_once_and_the_others_in_their_order() -> None:
 
 
 async def test_more_than_there_are_count_as_all() -> None:
-    budget = RowBudget(10)
+    budget = Reservations(10)
     everything, next_one = Holder(budget, 68), Holder(budget, 1)
     await turns()
     assert everything.has.is_set()
@@ -56,7 +56,7 @@ async def test_more_than_there_are_count_as_all() -> None:
 
 
 async def test_whoever_leaves_makes_room() -> None:
-    budget = RowBudget(10)
+    budget = Reservations(10)
     first, leaving, small = Holder(budget, 8), Holder(budget, 5), Holder(budget, 2)
     await turns()
     leaving.task.cancel()
@@ -77,7 +77,7 @@ async def test_whoever_leaves_makes_room() -> None:
 
 
 async def test_nobody_waits_longer_than_makes_sense() -> None:
-    budget = RowBudget(10)
+    budget = Reservations(10)
     first = Holder(budget, 10)
     await turns()
     late = Holder(budget, 1, latest=asyncio.get_running_loop().time() + 0.01)
