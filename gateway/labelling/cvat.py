@@ -4,8 +4,7 @@
         -p target=str:localhost:50051 -p support=str:supports/…
 
 It answers skeletons. Their label in CVAT is named after the support's category (or `label`), their points after its
-keypoints. Images are sent whole: where the service finds the object itself, or one box is drawn by `boxes` of another
-function, the answer is one skeleton per box.
+keypoints. It needs cvat-sdk, which is not part of the extra `gateway`.
 """
 
 from __future__ import annotations
