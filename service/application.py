@@ -129,6 +129,8 @@ async def open_application(
             pool=pool,
             metrics=metrics,
             performance=performance,
+            max_answer_bytes=settings.max_answer_bytes,
+            lookup_seconds=settings.default_deadline_seconds,
         )
         yield Application(manifest, default_system, runner, supports, estimation, metrics, performance)
 

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         ge=1024,
         description="Largest request; larger ones gRPC refuses unread (RESOURCE_EXHAUSTED).",
     )
+    max_answer_bytes: ByteSize = Field(
+        ByteSize(32 * MIB),
+        ge=1024,
+        description="Largest answer; queries whose answer could be larger are refused before they are computed.",
+    )
     max_image_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=1, description="Largest image of a request.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
     max_boxes: int = Field(64, ge=1, description="Most boxes of a request.")

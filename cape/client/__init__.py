@@ -5,9 +5,9 @@
         pose = client.estimate("query.jpg", support.name)
         print(pose.instances[0].names, pose.instances[0].keypoints)
 
-Both have the same methods. Where a call fails they raise a `CapeError`; where an image cannot be read or
-sent, OSError or ValueError. Calls that find the server unavailable or full are tried again, as
-`ConnectionOptions` says.
+Both have the same methods. Failed calls raise a `CapeError`; images that cannot be read or sent raise OSError or
+ValueError. Calls that find the server unavailable or full are tried again; see `ConnectionOptions`. Timeout, token and
+attempts can be overridden per call: `client.estimate("query.jpg", support.name, timeout=2)`.
 """
 
 from cape.client.answers import (
@@ -22,7 +22,7 @@ from cape.client.answers import (
     Timing,
 )
 from cape.client.asynchronous import AsyncClient
-from cape.client.connection import ConnectionOptions
+from cape.client.connection import CallOptions, ConnectionOptions
 from cape.client.errors import (
     CancelledError,
     CapeError,
@@ -52,6 +52,7 @@ from cape.support import (
 __all__ = [
     "AsyncClient",
     "Box",
+    "CallOptions",
     "CancelledError",
     "CapeError",
     "Client",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -12,7 +12,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cape.client import messages
 from cape.client.answers import ModelInfo, ModelPerformance, PoseEstimate, Query
-from cape.client.connection import READY_POLL, ConnectionOptions, Deadline, not_ready, reason_to_wait
+from cape.client.connection import (
+    READY_POLL,
+    CallOptions,
+    ClientOptions,
+    ConnectionOptions,
+    Deadline,
+    client_options,
+    not_ready,
+    reason_to_wait,
+)
 from cape.client.errors import CapeError, error_from_call
 from cape.support import Box, ImageSource, RegisteredSupport, SupportDefinition
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
@@ -33,10 +42,11 @@ _Response = TypeVar("_Response", bound=Message)
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited, and asynchronous iterators; for one event loop."""
 
-    def __init__(self, target: str, options: ConnectionOptions | None = None) -> None:
+    def __init__(self, target: str, options: ConnectionOptions | None = None, **changes: Unpack[ClientOptions]) -> None:
         """As `Client`; to be called while the event loop runs."""
         self._target = target
-        self._options = options or ConnectionOptions()
+        self._options = client_options(options, changes)
+        self._closed = False
         credentials, arguments = self._options.credentials, self._options.channel_options
         self._channel = (
             grpc.aio.insecure_channel(target, arguments)
@@ -56,6 +66,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls that are under way fail."""
+        self._closed = True
         await self._channel.close()
 
     async def wait_ready(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109, as in Client
@@ -83,32 +94,32 @@ class AsyncClient:
             await asyncio.sleep(READY_POLL)
         raise not_ready(self._target, timeout, reason)
 
-    async def create_support(self, definition: SupportDefinition) -> RegisteredSupport:
+    async def create_support(self, definition: SupportDefinition, **call: Unpack[CallOptions]) -> RegisteredSupport:
         """Registers a support; identical content gets the identical name, so creating twice is harmless."""
         support = await asyncio.to_thread(messages.support_message, definition)
         request = support_service_pb2.CreateSupportRequest(support=support)
-        response = await self._call(self._support.CreateSupport, request)
+        response = await self._call(self._support.CreateSupport, request, call)
         return messages.registered_support(response.support, already_existed=response.already_existed)
 
-    async def get_support(self, name: str, *, images: bool = True) -> RegisteredSupport:
+    async def get_support(self, name: str, *, images: bool = True, **call: Unpack[CallOptions]) -> RegisteredSupport:
         """The support of a name, with or without the pixels of its example images."""
-        response = await self._call(self._support.GetSupport, messages.get_support_request(name, images))
+        response = await self._call(self._support.GetSupport, messages.get_support_request(name, images), call)
         return messages.registered_support(response.support)
 
-    async def list_supports(self, page_size: int = 0) -> AsyncIterator[RegisteredSupport]:
+    async def list_supports(self, page_size: int = 0, **call: Unpack[CallOptions]) -> AsyncIterator[RegisteredSupport]:
         """All supports without their pixels, oldest first; pages are fetched as they are read."""
         request = support_service_pb2.ListSupportsRequest(page_size=page_size)
         while True:
-            response = await self._call(self._support.ListSupports, request)
+            response = await self._call(self._support.ListSupports, request, call)
             for support in response.supports:
                 yield messages.registered_support(support)
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
 
-    async def delete_support(self, name: str) -> None:
+    async def delete_support(self, name: str, **call: Unpack[CallOptions]) -> None:
         """Removes a support."""
-        await self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name))
+        await self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name), call)
 
     async def estimate(
         self,
@@ -120,20 +131,23 @@ class AsyncClient:
         similarity_maps: bool = False,
         proposals: bool = False,
         normalized: bool = False,
+        **call: Unpack[CallOptions],
     ) -> PoseEstimate:
         """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
         query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
         request = await asyncio.to_thread(messages.estimate_request, query)
-        return messages.pose_estimate(await self._call(self._pose.EstimatePose, request))
+        return messages.pose_estimate(await self._call(self._pose.EstimatePose, request, call))
 
-    async def estimate_batch(self, queries: Iterable[Query]) -> list[PoseEstimate | CapeError]:
+    async def estimate_batch(
+        self, queries: Iterable[Query], **call: Unpack[CallOptions]
+    ) -> list[PoseEstimate | CapeError]:
         """Answers queries in one message, at most 256; each succeeds or fails by itself."""
         request = await asyncio.to_thread(messages.batch_request, queries)
-        response = await self._call(self._pose.BatchEstimatePose, request)
+        response = await self._call(self._pose.BatchEstimatePose, request, call)
         return [messages.pose_result(result) for result in response.results]
 
     async def estimate_stream(
-        self, queries: AsyncIterable[Query] | Iterable[Query]
+        self, queries: AsyncIterable[Query] | Iterable[Query], **call: Unpack[CallOptions]
     ) -> AsyncGenerator[tuple[int, PoseEstimate | CapeError]]:
         """Answers queries while they are produced, for video and bulk work; memory stays bounded.
 
@@ -145,6 +159,7 @@ class AsyncClient:
             Position of a query and its answer or error, in the order in which they are ready; before that, parts of
             the answer, where the query has `partial_answers`.
         """
+        options = self._options.for_call(call)
         failures: list[Exception] = []
 
         async def requests() -> AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]:
@@ -156,48 +171,50 @@ class AsyncClient:
             except Exception as error:  # raised below: gRPC would only log it
                 failures.append(error)
 
-        call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
+        stream = self._pose.StreamEstimatePose(requests(), timeout=call.get("timeout"), metadata=options.metadata)
         try:
-            async for response in call:
+            async for response in stream:
                 yield messages.stream_answer(response)
         except grpc.RpcError as error:
             raise error_from_call(error) from None
         finally:
-            call.cancel()
+            stream.cancel()
         if failures:
             raise failures[0]
 
-    async def models(self) -> list[ModelInfo]:
+    async def models(self, **call: Unpack[CallOptions]) -> list[ModelInfo]:
         """The models that the server answers with."""
         request = model_service_pb2.ListModelsRequest()
         found: list[ModelInfo] = []
         while True:
-            response = await self._call(self._model.ListModels, request)
+            response = await self._call(self._model.ListModels, request, call)
             found += map(messages.model_info, response.models)
             if not response.next_page_token:
                 return found
             request.page_token = response.next_page_token
 
-    async def performance(self) -> list[ModelPerformance]:
+    async def performance(self, **call: Unpack[CallOptions]) -> list[ModelPerformance]:
         """Live latency and throughput per model, over the last minutes."""
         request = model_service_pb2.GetPerformanceReportRequest()
-        response = await self._call(self._model.GetPerformanceReport, request)
+        response = await self._call(self._model.GetPerformanceReport, request, call)
         return [messages.model_performance(model) for model in response.models]
 
     async def _call(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, call: CallOptions
     ) -> _Response:
-        deadline = Deadline(self._options.timeout)
+        options = self._options.for_call(call)
+        deadline = Deadline(options.timeout)
         attempt = 1
         while True:
             try:
-                return await method(request, timeout=deadline.remaining, metadata=self._options.metadata)
+                return await method(request, timeout=deadline.remaining, metadata=options.metadata)
             except grpc.RpcError as error:
                 failure = error_from_call(error)
-            delay = self._options.retry_delay(failure, attempt, deadline.remaining)
-            if delay is None:
+            delay = options.retry_delay(failure, attempt, deadline.remaining)
+            if delay is not None:
+                await asyncio.sleep(delay)
+            if delay is None or self._closed:
                 raise failure
-            await asyncio.sleep(delay)
             attempt += 1
 
 

@@ -1,4 +1,4 @@
-"""How a client connects to a server: address, TLS, token, timeouts, message sizes and retries."""
+"""How a client connects to a server: TLS, token, timeouts, message sizes and retries."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ import json
 import os
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 import grpc
 
-from cape.client.errors import CapeError, DeadlineExceededError, OverloadedError, UnavailableError
+from cape.client.errors import CancelledError, CapeError, DeadlineExceededError, OverloadedError, UnavailableError
 
 READY_POLL = 0.1
 """Seconds between two questions whether a server is ready."""
 
-_SERVICES = ("cape.v1.PoseService", "cape.v1.SupportService", "cape.v1.ModelService")
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 2.0
+"""Seconds before a server that is unavailable is tried again; doubled with each attempt."""
+
+
+class CallOptions(TypedDict, total=False):
+    """Options that a single call may override; what is absent is as the client was made.
+
+    Attributes:
+        timeout: seconds after which the call is given up, retries included; None for no limit.
+        token: API token; None for none.
+        attempts: how often the call is tried in all, 1 to 5. Streams keep the client's.
+    """
+
+    timeout: float | None
+    token: str | None
+    attempts: int
+
+
+class ClientOptions(CallOptions, total=False):
+    """Fields of `ConnectionOptions` as keyword arguments of a client."""
+
+    tls: bool
+    root_certificates: str | os.PathLike[str] | None
+    client_certificate: str | os.PathLike[str] | None
+    client_key: str | os.PathLike[str] | None
+    max_message_bytes: int
+    keepalive: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +51,15 @@ class ConnectionOptions:
     """Everything about a connection but its address.
 
     Attributes:
-        timeout: seconds after which a call is given up, retries included; None for no limit. Streams have
-            none as a whole.
+        timeout: seconds after which a call is given up, retries included; None for no limit. A stream has no limit
+            unless its call sets one.
         tls: encrypt, trusting the system's root certificates; implied by the three files below.
         root_certificates: PEM file of the certificates to trust instead.
         client_certificate: PEM file of this client's certificate, for servers that ask for one (mutual TLS).
         client_key: PEM file of its private key.
         token: API token, sent as a bearer token; readable on the way unless TLS is used.
-        attempts: how often a call is tried in all, 1 to 5, where the server is unavailable or full.
+        attempts: how often a call is tried in all, 1 to 5, where the server is unavailable or full. Every method may
+            be called twice without harm.
         max_message_bytes: largest message sent or received.
         keepalive: seconds between pings while calls are under way, so that a dead connection is noticed; a
             capeserve server takes one every 10 s.
@@ -55,6 +83,18 @@ class ConnectionOptions:
             raise ValueError("client_certificate and client_key: one is of no use without the other")
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"timeout: more than 0 seconds, not {self.timeout}")
+
+    def for_call(self, call: CallOptions) -> ConnectionOptions:
+        """These options with what a call overrides.
+
+        Raises:
+            TypeError: an option that belongs to the connection, or is unknown.
+            ValueError: as the constructor.
+        """
+        if unknown := call.keys() - CallOptions.__annotations__.keys():
+            names = ", ".join(CallOptions.__annotations__)
+            raise TypeError(f"a call takes {names}, not {', '.join(sorted(unknown))}")
+        return replace(self, **call) if call else self
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -80,7 +120,7 @@ class ConnectionOptions:
         return [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            # gRPC retries only what fits in this buffer, by default 256 KiB: less than a photograph.
+            # gRPC retries only what fits in this buffer, by default 256 KiB: less than an image.
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", 20_000),
@@ -91,37 +131,47 @@ class ConnectionOptions:
         ]
 
     def _service_config(self) -> str:
-        """Retries where the server is unavailable: every method may be called twice without harm.
+        """gRPC's own retries, for streams alone: other calls are retried by the client, which a call may override.
 
-        CANCELLED is what gRPC says for calls that reach a server in the moment in which it shuts down.
+        CANCELLED is the status of calls that reach a server at the moment in which it shuts down.
         """
-        method: dict[str, object] = {"name": [{"service": service} for service in _SERVICES]}
+        method: dict[str, object] = {"name": [{"service": "cape.v1.PoseService", "method": "StreamEstimatePose"}]}
         if self.attempts > 1:
             method["retryPolicy"] = {
                 "maxAttempts": self.attempts,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
+                "initialBackoff": f"{_FIRST_BACKOFF}s",
+                "maxBackoff": f"{_LONGEST_BACKOFF}s",
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             }
         return json.dumps({"methodConfig": [method]})
 
     def retry_delay(self, error: CapeError, attempt: int, remaining: float | None) -> float | None:
-        """Seconds to wait before trying a full server again, which gRPC's own retries do not.
+        """Seconds to wait before a server that is unavailable or full is tried again.
 
         Args:
-            error: what the server answered.
+            error: the failure.
             attempt: how often the call has been tried, from 1.
             remaining: seconds until the call is given up; None for no limit.
 
         Returns:
             None if trying again is of no use.
         """
-        if not isinstance(error, OverloadedError) or attempt >= self.attempts:
+        if attempt >= self.attempts:
             return None
-        # Spread, and doubled with each refusal: the server has told many others the same.
-        delay = error.retry_after * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
+        if isinstance(error, OverloadedError):
+            # Spread, and doubled with each refusal: the server has told many others the same.
+            delay = error.retry_after * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
+        elif isinstance(error, UnavailableError | CancelledError):
+            delay = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2)
+        else:
+            return None
         return delay if remaining is None or delay < remaining else None
+
+
+def client_options(options: ConnectionOptions | None, changes: ClientOptions) -> ConnectionOptions:
+    """The options of a client: `options`, else the defaults, with `changes`."""
+    return replace(options or ConnectionOptions(), **changes)
 
 
 class Deadline:
@@ -140,7 +190,7 @@ def reason_to_wait(error: CapeError, reason: str) -> str:
     """Why a server may yet become ready after an error; raises those that waiting does not mend."""
     if isinstance(error, DeadlineExceededError):
         return reason
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError | CancelledError):
         return str(error)
     raise error
 

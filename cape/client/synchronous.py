@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -12,7 +12,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cape.client import messages
 from cape.client.answers import ModelInfo, ModelPerformance, PoseEstimate, Query
-from cape.client.connection import READY_POLL, ConnectionOptions, Deadline, not_ready, reason_to_wait
+from cape.client.connection import (
+    READY_POLL,
+    CallOptions,
+    ClientOptions,
+    ConnectionOptions,
+    Deadline,
+    client_options,
+    not_ready,
+    reason_to_wait,
+)
 from cape.client.errors import CapeError, error_from_call
 from cape.support import Box, ImageSource, RegisteredSupport, SupportDefinition
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
@@ -25,20 +34,26 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Client:
-    """A connection to a server; safe to share between threads, and a context manager that closes it."""
+    """A connection to a server; safe to share between threads, and a context manager that closes it.
 
-    def __init__(self, target: str, options: ConnectionOptions | None = None) -> None:
+    Every method takes `timeout`, `token` and `attempts`, which override the client's for one call; see `CallOptions`.
+    """
+
+    def __init__(self, target: str, options: ConnectionOptions | None = None, **changes: Unpack[ClientOptions]) -> None:
         """Connects with the first call.
 
         Args:
             target: "host:port".
             options: TLS, token, timeout, retries.
+            **changes: single options, which take precedence: `Client("localhost:50051", timeout=5)`.
 
         Raises:
             OSError: a certificate or key cannot be read.
+            ValueError: an option is out of range.
         """
         self._target = target
-        self._options = options or ConnectionOptions()
+        self._options = client_options(options, changes)
+        self._closed = False
         credentials, arguments = self._options.credentials, self._options.channel_options
         self._channel = (
             grpc.insecure_channel(target, arguments)
@@ -58,6 +73,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; calls that are under way fail."""
+        self._closed = True
         self._channel.close()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
@@ -85,30 +101,30 @@ class Client:
             time.sleep(READY_POLL)
         raise not_ready(self._target, timeout, reason)
 
-    def create_support(self, definition: SupportDefinition) -> RegisteredSupport:
+    def create_support(self, definition: SupportDefinition, **call: Unpack[CallOptions]) -> RegisteredSupport:
         """Registers a support; identical content gets the identical name, so creating twice is harmless."""
         request = support_service_pb2.CreateSupportRequest(support=messages.support_message(definition))
-        response = self._call(self._support.CreateSupport, request)
+        response = self._call(self._support.CreateSupport, request, call)
         return messages.registered_support(response.support, already_existed=response.already_existed)
 
-    def get_support(self, name: str, *, images: bool = True) -> RegisteredSupport:
+    def get_support(self, name: str, *, images: bool = True, **call: Unpack[CallOptions]) -> RegisteredSupport:
         """The support of a name, with or without the pixels of its example images."""
-        response = self._call(self._support.GetSupport, messages.get_support_request(name, images))
+        response = self._call(self._support.GetSupport, messages.get_support_request(name, images), call)
         return messages.registered_support(response.support)
 
-    def list_supports(self, page_size: int = 0) -> Iterator[RegisteredSupport]:
+    def list_supports(self, page_size: int = 0, **call: Unpack[CallOptions]) -> Iterator[RegisteredSupport]:
         """All supports without their pixels, oldest first; pages are fetched as they are read."""
         request = support_service_pb2.ListSupportsRequest(page_size=page_size)
         while True:
-            response = self._call(self._support.ListSupports, request)
+            response = self._call(self._support.ListSupports, request, call)
             yield from map(messages.registered_support, response.supports)
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
 
-    def delete_support(self, name: str) -> None:
+    def delete_support(self, name: str, **call: Unpack[CallOptions]) -> None:
         """Removes a support."""
-        self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name))
+        self._call(self._support.DeleteSupport, support_service_pb2.DeleteSupportRequest(name=name), call)
 
     def estimate(
         self,
@@ -120,17 +136,20 @@ class Client:
         similarity_maps: bool = False,
         proposals: bool = False,
         normalized: bool = False,
+        **call: Unpack[CallOptions],
     ) -> PoseEstimate:
         """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
         query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
-        return messages.pose_estimate(self._call(self._pose.EstimatePose, messages.estimate_request(query)))
+        return messages.pose_estimate(self._call(self._pose.EstimatePose, messages.estimate_request(query), call))
 
-    def estimate_batch(self, queries: Iterable[Query]) -> list[PoseEstimate | CapeError]:
+    def estimate_batch(self, queries: Iterable[Query], **call: Unpack[CallOptions]) -> list[PoseEstimate | CapeError]:
         """Answers queries in one message, at most 256; each succeeds or fails by itself."""
-        response = self._call(self._pose.BatchEstimatePose, messages.batch_request(queries))
+        response = self._call(self._pose.BatchEstimatePose, messages.batch_request(queries), call)
         return [messages.pose_result(result) for result in response.results]
 
-    def estimate_stream(self, queries: Iterable[Query]) -> Generator[tuple[int, PoseEstimate | CapeError]]:
+    def estimate_stream(
+        self, queries: Iterable[Query], **call: Unpack[CallOptions]
+    ) -> Generator[tuple[int, PoseEstimate | CapeError]]:
         """Answers queries while they are produced, for video and bulk work; memory stays bounded.
 
         Args:
@@ -141,6 +160,7 @@ class Client:
             Position of a query and its answer or error, in the order in which they are ready; before that, parts of
             the answer, where the query has `partial_answers`.
         """
+        options = self._options.for_call(call)
         failures: list[Exception] = []
 
         def requests() -> Iterator[pose_service_pb2.StreamEstimatePoseRequest]:
@@ -150,44 +170,48 @@ class Client:
             except Exception as error:  # raised below: gRPC would only log it
                 failures.append(error)
 
-        call = self._pose.StreamEstimatePose(requests(), metadata=self._options.metadata)
+        stream = self._pose.StreamEstimatePose(requests(), timeout=call.get("timeout"), metadata=options.metadata)
         try:
-            for response in call:
+            for response in stream:
                 yield messages.stream_answer(response)
         except grpc.RpcError as error:
             raise error_from_call(error) from None
         finally:
-            call.cancel()
+            stream.cancel()
         if failures:
             raise failures[0]
 
-    def models(self) -> list[ModelInfo]:
+    def models(self, **call: Unpack[CallOptions]) -> list[ModelInfo]:
         """The models that the server answers with."""
         request = model_service_pb2.ListModelsRequest()
         found: list[ModelInfo] = []
         while True:
-            response = self._call(self._model.ListModels, request)
+            response = self._call(self._model.ListModels, request, call)
             found += map(messages.model_info, response.models)
             if not response.next_page_token:
                 return found
             request.page_token = response.next_page_token
 
-    def performance(self) -> list[ModelPerformance]:
+    def performance(self, **call: Unpack[CallOptions]) -> list[ModelPerformance]:
         """Live latency and throughput per model, over the last minutes."""
         request = model_service_pb2.GetPerformanceReportRequest()
-        response = self._call(self._model.GetPerformanceReport, request)
+        response = self._call(self._model.GetPerformanceReport, request, call)
         return [messages.model_performance(model) for model in response.models]
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
-        deadline = Deadline(self._options.timeout)
+    def _call(
+        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, call: CallOptions
+    ) -> _Response:
+        options = self._options.for_call(call)
+        deadline = Deadline(options.timeout)
         attempt = 1
         while True:
             try:
-                return method(request, timeout=deadline.remaining, metadata=self._options.metadata)
+                return method(request, timeout=deadline.remaining, metadata=options.metadata)
             except grpc.RpcError as error:
                 failure = error_from_call(error)
-            delay = self._options.retry_delay(failure, attempt, deadline.remaining)
-            if delay is None:
+            delay = options.retry_delay(failure, attempt, deadline.remaining)
+            if delay is not None:
+                time.sleep(delay)
+            if delay is None or self._closed:
                 raise failure
-            time.sleep(delay)
             attempt += 1

@@ -48,6 +48,32 @@ COORDINATE_SPACE_NORMALIZED: CoordinateSpace.ValueType  # 2
 """Fractions of the upright query image's width and height."""
 Global___CoordinateSpace: typing_extensions.TypeAlias = CoordinateSpace
 
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Interactive for EstimatePose; bulk for BatchEstimatePose and StreamEstimatePose."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BULK: _Priority.ValueType  # 2
+    """Nobody waits for a single answer; throughput counts."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Which of a caller's requests go first. Callers are always served in turn; this orders one caller's own work, and gives
+    interactive work four times the share of bulk work where both wait.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Interactive for EstimatePose; bulk for BatchEstimatePose and StreamEstimatePose."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BULK: Priority.ValueType  # 2
+"""Nobody waits for a single answer; throughput counts."""
+Global___Priority: typing_extensions.TypeAlias = Priority
+
 @typing.final
 class EstimatePoseRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -100,7 +126,10 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     INCLUDE_SIMILARITY_MAPS_FIELD_NUMBER: builtins.int
     INCLUDE_PROPOSALS_FIELD_NUMBER: builtins.int
     PARTIAL_ANSWERS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    BOX_SPACE_FIELD_NUMBER: builtins.int
     coordinate_space: Global___CoordinateSpace.ValueType
+    """Space of the answer's keypoints and proposals."""
     include_similarity_maps: builtins.bool
     """Also return each keypoint's similarity map. Language models (capellm) have none: INVALID_ARGUMENT."""
     include_proposals: builtins.bool
@@ -109,6 +138,10 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     """In a stream: also send keypoints as soon as they are found, some at a time, where the model finds them one after
     the other (capellm). Other models send one message as ever. The last message of a request has all of its keypoints.
     """
+    priority: Global___Priority.ValueType
+    """Priority of the request."""
+    box_space: Global___CoordinateSpace.ValueType
+    """Space of the request's boxes. NORMALIZED: fractions of the upright image's width and height."""
     def __init__(
         self,
         *,
@@ -116,8 +149,10 @@ class EstimatePoseOptions(google.protobuf.message.Message):
         include_similarity_maps: builtins.bool = ...,
         include_proposals: builtins.bool = ...,
         partial_answers: builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+        box_space: Global___CoordinateSpace.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["box_space", b"box_space", "coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers", "priority", b"priority"]) -> None: ...
 
 Global___EstimatePoseOptions: typing_extensions.TypeAlias = EstimatePoseOptions
 
@@ -128,6 +163,7 @@ class EstimatePoseResponse(google.protobuf.message.Message):
     INSTANCES_FIELD_NUMBER: builtins.int
     PROVENANCE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: builtins.int
     @property
     def instances(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PoseInstance]:
         """One instance per box of the request, in the request's order."""
@@ -137,18 +173,47 @@ class EstimatePoseResponse(google.protobuf.message.Message):
         """What the answer was made from."""
 
     @property
-    def timing(self) -> Global___Timing: ...
+    def timing(self) -> Global___Timing:
+        """Where the time went."""
+
+    @property
+    def image_size(self) -> Global___ImageSize:
+        """Size of the upright query image."""
+
     def __init__(
         self,
         *,
         instances: collections.abc.Iterable[Global___PoseInstance] | None = ...,
         provenance: Global___Provenance | None = ...,
         timing: Global___Timing | None = ...,
+        image_size: Global___ImageSize | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["provenance", b"provenance", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["instances", b"instances", "provenance", b"provenance", "timing", b"timing"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["image_size", b"image_size", "provenance", b"provenance", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["image_size", b"image_size", "instances", b"instances", "provenance", b"provenance", "timing", b"timing"]) -> None: ...
 
 Global___EstimatePoseResponse: typing_extensions.TypeAlias = EstimatePoseResponse
+
+@typing.final
+class ImageSize(google.protobuf.message.Message):
+    """Size of an image in pixels."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    width: builtins.int
+    """Columns, at least 1."""
+    height: builtins.int
+    """Rows, at least 1."""
+    def __init__(
+        self,
+        *,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["height", b"height", "width", b"width"]) -> None: ...
+
+Global___ImageSize: typing_extensions.TypeAlias = ImageSize
 
 @typing.final
 class PoseInstance(google.protobuf.message.Message):
@@ -158,6 +223,7 @@ class PoseInstance(google.protobuf.message.Message):
 
     BOX_FIELD_NUMBER: builtins.int
     KEYPOINTS_FIELD_NUMBER: builtins.int
+    CROP_FIELD_NUMBER: builtins.int
     @property
     def box(self) -> cape.v1.image_pb2.BoundingBox:
         """The box that was looked into, in pixels."""
@@ -166,14 +232,21 @@ class PoseInstance(google.protobuf.message.Message):
     def keypoints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Keypoint]:
         """One per keypoint of the support, in its order."""
 
+    @property
+    def crop(self) -> cape.v1.image_pb2.BoundingBox:
+        """The square of the image that the model saw, in pixels of the upright image whatever coordinate_space is. It is larger
+        than the box and may reach beyond the image. A similarity map covers exactly this square.
+        """
+
     def __init__(
         self,
         *,
         box: cape.v1.image_pb2.BoundingBox | None = ...,
         keypoints: collections.abc.Iterable[Global___Keypoint] | None = ...,
+        crop: cape.v1.image_pb2.BoundingBox | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["box", b"box"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["box", b"box", "keypoints", b"keypoints"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["box", b"box", "crop", b"crop"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["box", b"box", "crop", b"crop", "keypoints", b"keypoints"]) -> None: ...
 
 Global___PoseInstance: typing_extensions.TypeAlias = PoseInstance
 
@@ -188,10 +261,13 @@ class Keypoint(google.protobuf.message.Message):
     LOCATED_FIELD_NUMBER: builtins.int
     PROPOSAL_FIELD_NUMBER: builtins.int
     SIMILARITY_MAP_FIELD_NUMBER: builtins.int
+    OUTSIDE_IMAGE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name in the support."""
     x: builtins.float
+    """From the left edge of the upright image. May lie outside the image; see outside_image."""
     y: builtins.float
+    """From the top edge of the upright image. May lie outside the image; see outside_image."""
     score: builtins.float
     """Confidence, 0 to 1: the share of the similarity map's mass around its peak; of a language model (capellm), the mean
     probability of the digits that it said.
@@ -200,6 +276,8 @@ class Keypoint(google.protobuf.message.Message):
     """False where the support says nothing that the model can use of this keypoint (hidden in its examples);
     then x, y and score are 0.
     """
+    outside_image: builtins.bool
+    """The keypoint lies outside the image, as of an object that the image cuts off: an extrapolation."""
     @property
     def proposal(self) -> Global___Point:
         """Set with include_proposals."""
@@ -218,20 +296,25 @@ class Keypoint(google.protobuf.message.Message):
         located: builtins.bool = ...,
         proposal: Global___Point | None = ...,
         similarity_map: Global___SimilarityMap | None = ...,
+        outside_image: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["proposal", b"proposal", "similarity_map", b"similarity_map"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["located", b"located", "name", b"name", "proposal", b"proposal", "score", b"score", "similarity_map", b"similarity_map", "x", b"x", "y", b"y"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["located", b"located", "name", b"name", "outside_image", b"outside_image", "proposal", b"proposal", "score", b"score", "similarity_map", b"similarity_map", "x", b"x", "y", b"y"]) -> None: ...
 
 Global___Keypoint: typing_extensions.TypeAlias = Keypoint
 
 @typing.final
 class Point(google.protobuf.message.Message):
+    """A point of the image, in the answer's coordinate space."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     X_FIELD_NUMBER: builtins.int
     Y_FIELD_NUMBER: builtins.int
     x: builtins.float
+    """From the left edge."""
     y: builtins.float
+    """From the top edge."""
     def __init__(
         self,
         *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class Quota:
         """Starts unused.
 
         Args:
-            requests_per_second: of calls, and of the items of batches and streams, each of which counts as one.
+            requests_per_second: objects per second: each box of a query counts as one, each other call as one.
             burst: most of them at once after a pause; None allows a second's worth, at least 1.
             max_in_flight: calls and streams at a time.
             max_message_bytes: largest message.
@@ -50,13 +51,39 @@ class Quota:
         """
         if self._rate is None:
             return
-        now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._updated) * self._rate)
-        self._updated = now
+        self._refill()
         if self._left < 1:
             wait = (1 - self._left) / self._rate
-            raise CallerLimitError("rate", f"more than {self._rate:g} requests per second", wait)
+            raise CallerLimitError("rate", f"more than {self._rate:g} objects per second", wait)
         self._left -= 1
+
+    def charge(self, objects: int) -> None:
+        """Counts further objects of a request that was let in. The quota may go into debt, which later requests wait
+        for: a request with more objects than `burst` passes, and costs its share of the rate all the same.
+        """
+        if self._rate is not None:
+            self._refill()
+            self._left -= objects
+
+    async def wait(self, longest: float) -> None:
+        """Waits until the next request is within the rate.
+
+        Raises:
+            CallerLimitError: that takes more than `longest` seconds.
+        """
+        if self._rate is None:
+            return
+        self._refill()
+        seconds = (1 - self._left) / self._rate
+        if seconds > longest:
+            raise CallerLimitError("rate", f"more than {self._rate:g} objects per second", seconds)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._updated) * self._rate) if self._rate else self._burst
+        self._updated = now
 
     @contextmanager
     def call(self) -> Iterator[None]:

@@ -8,10 +8,11 @@ from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
-from service.errors import InvalidFieldError, UnavailableError
+from service.batching.fairness import Priority, Work, working_for
+from service.errors import CallerLimitError, InvalidFieldError, ServiceError, UnavailableError
 from service.handlers.error_statuses import status_of
-from service.pipelines.deadlines import Context, deadline_of
-from service.pipelines.query import Estimation, Partial
+from service.pipelines.deadlines import Context, call_deadline, deadline_of
+from service.pipelines.query import AnswerRoom, Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
 from service.telemetry.spans import span
@@ -51,7 +52,9 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         self, request: pose_service_pb2.EstimatePoseRequest, context: Context
     ) -> pose_service_pb2.EstimatePoseResponse:
         """See pose_service.proto."""
-        return await self._estimation.answer(request, deadline_of(context, self._default_deadline))
+        current_caller().quota.charge(_objects(request) - 1)  # the call itself has been counted
+        with working_for(_work(context, request.options.priority, "interactive")):
+            return await self._estimation.answer(request, deadline_of(context, self._default_deadline))
 
     async def BatchEstimatePose(  # noqa: N802
         self, request: pose_service_pb2.BatchEstimatePoseRequest, context: Context
@@ -61,12 +64,15 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             raise InvalidFieldError(
                 "requests", f"{len(request.requests)}; between 1 and {self._max_batch_items} are needed"
             )
-        deadline = deadline_of(context, self._default_deadline)
+        deadline = call_deadline(context)
         slots = asyncio.Semaphore(self._batch_concurrency)
+        room = self._estimation.answer_room()
+        current_caller().quota.charge(sum(map(_objects, request.requests)) - 1)
 
         async def item(query: pose_service_pb2.EstimatePoseRequest) -> pose_service_pb2.EstimatePoseResult:
-            async with slots:
-                return await self._result(query, deadline)
+            with working_for(_work(context, query.options.priority, "bulk")):
+                async with slots:
+                    return await self._result(query, deadline, room=room)
 
         return pose_service_pb2.BatchEstimatePoseResponse(
             results=await all_of(item(query) for query in request.requests)
@@ -89,10 +95,13 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
                     pose_service_pb2.StreamEstimatePoseResponse(request_id=request_id, result=result, partial=partial)
                 )
 
-        async def item(message: pose_service_pb2.StreamEstimatePoseRequest) -> None:
+        async def item(message: pose_service_pb2.StreamEstimatePoseRequest, refusal: Exception | None) -> None:
             try:
-                longest = asyncio.get_running_loop().time() + self._default_deadline
-                deadline = min(longest, deadline_of(context, self._default_deadline))
+                if refusal is not None:
+                    error = pose_service_pb2.EstimatePoseResult(error=status_of(refusal))
+                    await write(message.request_id, error)
+                    return
+                deadline = call_deadline(context)
                 if not message.request.options.partial_answers:
                     await write(message.request_id, await self._result(message.request, deadline))
                     return
@@ -115,27 +124,43 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             finally:
                 slots.release()
 
+        quota = current_caller().quota
+        unreadable: ServiceError | None = None
         try:
             async with aclosing(self._until_draining(requests)) as messages, asyncio.TaskGroup() as items:
-                async for message in messages:
-                    await slots.acquire()
-                    items.create_task(item(message))
+                try:
+                    async for message in messages:
+                        await slots.acquire()
+                        refusal: Exception | None = None
+                        try:
+                            # A stream beyond its rate is read more slowly.
+                            await quota.wait(self._default_deadline)
+                            quota.charge(_objects(message.request))
+                        except CallerLimitError as error:
+                            refusal = error
+                        with working_for(_work(context, message.request.options.priority, "bulk")):
+                            items.create_task(item(message, refusal))
+                except ServiceError as error:
+                    # A message that cannot be read ends the stream, once the requests before it are answered.
+                    unreadable = error
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if unreadable is not None:
+            raise unreadable
         if self._draining.is_set():
             raise UnavailableError(f"{SHUTTING_DOWN}; what was read has been answered")
 
     async def _result(
         self,
         request: pose_service_pb2.EstimatePoseRequest,
-        deadline: float,
+        deadline: float | None,
         partial: Partial | None = None,
+        room: AnswerRoom | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
-        """Answers one query of several: its failure is part of the answer. Each counts against its caller's rate."""
+        """Answers one query of several. Its failure is part of the answer."""
         try:
-            current_caller().quota.count_request()
             with span("query"):
-                response = await self._estimation.answer(request, deadline, partial)
+                response = await self._estimation.answer(request, deadline, partial, room)
                 return pose_service_pb2.EstimatePoseResult(response=response)
         except Exception as error:
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
@@ -160,3 +185,20 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
                 yield message
         finally:
             draining.cancel()
+
+
+PRIORITIES: dict[pose_service_pb2.Priority.ValueType, Priority] = {
+    pose_service_pb2.PRIORITY_INTERACTIVE: "interactive",
+    pose_service_pb2.PRIORITY_BULK: "bulk",
+}
+
+
+def _work(context: Context, priority: pose_service_pb2.Priority.ValueType, default: Priority) -> Work:
+    """Whose turn a request is served in. Batches and streams are read on as they are served, so they are patient."""
+    caller = current_caller().token or context.peer()
+    return Work(caller, PRIORITIES.get(priority, default), patient=default == "bulk")
+
+
+def _objects(request: pose_service_pb2.EstimatePoseRequest) -> int:
+    """Objects that a request asks for, which quotas count."""
+    return max(1, len(request.boxes))

@@ -27,26 +27,33 @@ def pose_instance(
     estimate: Estimate,
     box: image_pb2.BoundingBox,
     scale: npt.NDArray[np.float64],
+    image_size: tuple[int, int],
 ) -> pose_service_pb2.PoseInstance:
-    """The keypoints found in one crop.
+    """Writes the keypoints found in one crop.
 
     Args:
         names: of the K keypoints.
         crop: where the crop lies in the image.
         estimate: what was found in it.
         box: what to report as the box that was looked into.
-        scale: [2], what to multiply x and y in pixels with.
+        scale: [2], factors on x and y in pixels.
+        image_size: width and height of the upright image, in pixels.
     """
-    points = crop.to_image(estimate.keypoints) * scale
-    proposals = None if estimate.proposals is None else crop.to_image(estimate.proposals) * scale
-    instance = pose_service_pb2.PoseInstance(box=box)
+    pixels = crop.to_image(estimate.keypoints)
+    outside = np.any((pixels < 0) | (pixels > np.asarray(image_size)), axis=-1).tolist()
+    points, scores = (pixels * scale).tolist(), estimate.scores.tolist()
+    located = estimate.located.tolist()
+    proposals = None if estimate.proposals is None else (crop.to_image(estimate.proposals) * scale).tolist()
+    square = image_pb2.BoundingBox(x=crop.left, y=crop.top, width=crop.side, height=crop.side)
+    instance = pose_service_pb2.PoseInstance(box=box, crop=square)
     for index, name in enumerate(names):
-        keypoint = instance.keypoints.add(name=name)
-        if not estimate.located[index]:
+        if not located[index]:
+            instance.keypoints.add(name=name)
             continue
-        keypoint.located = True
-        keypoint.x, keypoint.y = points[index]
-        keypoint.score = estimate.scores[index]
+        x, y = points[index]
+        keypoint = instance.keypoints.add(
+            name=name, located=True, x=x, y=y, score=scores[index], outside_image=outside[index]
+        )
         if proposals is not None:
             keypoint.proposal.x, keypoint.proposal.y = proposals[index]
         if estimate.similarity is not None:

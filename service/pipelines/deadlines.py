@@ -21,8 +21,14 @@ def deadline_of(context: Context, default_seconds: float) -> float:
     return now + (default_seconds if remaining is None else remaining)
 
 
+def call_deadline(context: Context) -> float | None:
+    """The deadline that a caller has set, as an event loop time; None without one."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
 @asynccontextmanager
-async def due(deadline: float) -> AsyncIterator[None]:
+async def due(deadline: float | None) -> AsyncIterator[None]:
     """Ends what runs inside it when the deadline passes.
 
     Raises:

@@ -28,6 +28,15 @@ from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor
 from service.telemetry.spans import describe_span, record_span, span
 
+KEYPOINT_BYTES, MAP_BYTES, INSTANCE_BYTES = 64, 32, 96
+"""Upper bounds of what protobuf takes for a keypoint without its name, a map without its values, and two boxes."""
+
+MAP_WEIGHT = 10
+"""Keypoints that take as long to write as one with a similarity map."""
+
+MAX_WEIGHT_IN_LOOP = 700
+"""Keypoints written in the event loop: 2 to 4 ms. More are written in a thread."""
+
 Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
 """Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""
 
@@ -51,6 +60,29 @@ class _Query:
     prepare: float
 
 
+class AnswerRoom:
+    """Bytes that the answers in one message may take together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Starts with all of `max_bytes` free."""
+        self._max_bytes = max_bytes
+        self._free = max_bytes
+
+    def take(self, size: int) -> None:
+        """Reserves room for an answer of at most `size` bytes, before it is computed.
+
+        Raises:
+            InvalidFieldError: field 'boxes', the message would become too large.
+        """
+        if size > self._free:
+            raise InvalidFieldError(
+                "boxes",
+                f"an answer of up to {size:,} bytes, with {self._free:,} of {self._max_bytes:,} left in the message; "
+                "ask for fewer boxes, fewer items or no similarity maps",
+            )
+        self._free -= size
+
+
 class Estimation:
     """Answers queries; knows messages, but nothing of calls and statuses."""
 
@@ -66,6 +98,8 @@ class Estimation:
         pool: Executor,
         metrics: Metrics,
         performance: PerformanceMonitor,
+        max_answer_bytes: int,
+        lookup_seconds: float,
     ) -> None:
         """Puts the parts together.
 
@@ -79,6 +113,8 @@ class Estimation:
             pool: threads that decode images.
             metrics: told how long the stages took.
             performance: told how long each query took.
+            max_answer_bytes: largest message of answers.
+            lookup_seconds: time limit for finding a support, for requests without a deadline.
         """
         self._manifest = manifest
         self._pipelines = pipelines
@@ -89,19 +125,23 @@ class Estimation:
         self._pool = pool
         self._metrics = metrics
         self._performance = performance
+        self._max_answer_bytes = max_answer_bytes
+        self._lookup_seconds = lookup_seconds
         self._versions = {system: manifest.version(system) for system in manifest.systems}
 
     async def answer(
         self,
         request: pose_service_pb2.EstimatePoseRequest,
-        deadline: float,
+        deadline: float | None,
         partial: Partial | None = None,
+        room: AnswerRoom | None = None,
     ) -> pose_service_pb2.EstimatePoseResponse:
         """Answers one query.
 
         Args:
             request: from a caller, unchecked.
-            deadline: event loop time by which the answer is due.
+            deadline: event loop time by which the answer is due; None where the server takes its time, as for streams.
+            room: of the message that the answer is part of; None: a message of its own.
             partial: takes keypoints as they are found, where the request asks for that; None where an answer is one
                 message.
 
@@ -115,7 +155,8 @@ class Estimation:
             pipeline = self._pipelines[system]
             self._check(request)
             _check_options(request.options, system, pipeline, streams=partial is not None)
-            source = await self._source(request, deadline)
+            source = await self._source(request, deadline or started + self._lookup_seconds)
+            (room or self.answer_room()).take(self._answer_bytes(request, system, source))
             (support, trace, support_seconds), query = await together(
                 self._support(system, source, deadline), self._query(system, source, request, deadline)
             )
@@ -137,8 +178,9 @@ class Estimation:
                     found=found if options.partial_answers else None,
                 )
         response = pose_service_pb2.EstimatePoseResponse(
-            instances=writer.instances(estimates),
+            instances=await self._written(writer, estimates, len(source.definition.keypoint_names), options),
             provenance=provenance(f"{MODEL_PREFIX}{system}", self._versions[system], support.modalities, trace),
+            image_size=pose_service_pb2.ImageSize(width=query.width, height=query.height),
         )
         stages: dict[Stage, float] = {
             "decode": query.decode,
@@ -181,9 +223,40 @@ class Estimation:
                 check_box(box)
             except InvalidFieldError as error:
                 raise error.within(f"boxes[{index}]") from None
-        space = request.options.coordinate_space
-        if space not in pose_service_pb2.CoordinateSpace.values():
-            raise InvalidFieldError("options.coordinate_space", f"{space} is not a coordinate space")
+        for field in ("coordinate_space", "box_space"):
+            space = getattr(request.options, field)
+            if space not in pose_service_pb2.CoordinateSpace.values():
+                raise InvalidFieldError(f"options.{field}", f"{space} is not a coordinate space")
+        if request.options.priority not in pose_service_pb2.Priority.values():
+            raise InvalidFieldError("options.priority", f"{request.options.priority} is not a priority")
+
+    def answer_room(self) -> AnswerRoom:
+        """Room of one message of answers."""
+        return AnswerRoom(self._max_answer_bytes)
+
+    def _answer_bytes(self, request: pose_service_pb2.EstimatePoseRequest, system: str, source: SupportSource) -> int:
+        """Upper bound of an answer's size, known before anything is computed."""
+        names = source.definition.keypoint_names
+        maps = 0
+        spec = self._manifest.support_systems.get(system)
+        if request.options.include_similarity_maps and spec is not None:
+            maps = 4 * spec.similarity_size**2 + MAP_BYTES
+        keypoint = KEYPOINT_BYTES + maps
+        texts = sum(len(name.encode()) for name in names)
+        return max(1, len(request.boxes)) * (INSTANCE_BYTES + keypoint * len(names) + texts)
+
+    async def _written(
+        self,
+        writer: _Writer,
+        estimates: Estimates,
+        keypoints: int,
+        options: pose_service_pb2.EstimatePoseOptions,
+    ) -> list[pose_service_pb2.PoseInstance]:
+        """The instances of an answer. Large answers are written in a thread, so that others do not wait."""
+        weight = len(estimates.estimates) * keypoints * (MAP_WEIGHT if options.include_similarity_maps else 1)
+        if weight <= MAX_WEIGHT_IN_LOOP:
+            return writer.instances(estimates)
+        return await asyncio.to_thread(writer.instances, estimates)
 
     async def _source(self, request: pose_service_pb2.EstimatePoseRequest, deadline: float) -> SupportSource:
         match request.WhichOneof("support_source"):
@@ -195,7 +268,7 @@ class Estimation:
                 raise InvalidFieldError("support", "missing: name a support, or send an inline_support")
 
     async def _support(
-        self, system: str, source: SupportSource, deadline: float
+        self, system: str, source: SupportSource, deadline: float | None
     ) -> tuple[UsedSupport, SupportTrace, float]:
         """The tokens of a support, how they were got, and in how many seconds."""
         loop = asyncio.get_running_loop()
@@ -210,7 +283,7 @@ class Estimation:
         system: str,
         source: SupportSource,
         request: pose_service_pb2.EstimatePoseRequest,
-        deadline: float,
+        deadline: float | None,
     ) -> _Query:
         """Decodes and crops the query image and starts on the crops."""
         loop = asyncio.get_running_loop()
@@ -219,7 +292,7 @@ class Estimation:
         def decode_and_crop() -> tuple[OpenedImage, list[Crop], list[np.ndarray], float]:
             with _field("image"):
                 image = open_image(request.image, self._limits)
-            crops = query_crops(request.boxes, image, self._manifest)
+            crops = query_crops(_pixel_boxes(request, image.width, image.height), image, self._manifest)
             with _field("image"):
                 photograph = image.decode(crops)
             decoded = loop.time()
@@ -239,7 +312,8 @@ class _Writer:
 
     def __init__(self, request: pose_service_pb2.EstimatePoseRequest, source: SupportSource, query: _Query) -> None:
         whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
-        self._boxes = request.boxes or [whole]
+        self._boxes = _pixel_boxes(request, query.width, query.height) or [whole]
+        self._size = query.width, query.height
         self._names = source.definition.keypoint_names
         self._crops = query.crops
         normalized = request.options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
@@ -248,7 +322,7 @@ class _Writer:
     def instances(self, estimates: Estimates) -> list[pose_service_pb2.PoseInstance]:
         """All keypoints of every box."""
         return [
-            pose_instance(self._names, crop, estimate, box, self._scale)
+            pose_instance(self._names, crop, estimate, box, self._scale, self._size)
             for crop, estimate, box in zip(self._crops, estimates.estimates, self._boxes, strict=True)
         ]
 
@@ -258,7 +332,7 @@ class _Writer:
         for part in some:
             names = [self._names[index] for index in part.keypoints]
             crop, box = self._crops[part.crop], self._boxes[part.crop]
-            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale)
+            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale, self._size)
         return instances
 
 
@@ -281,3 +355,15 @@ def _field(name: str) -> Iterator[None]:
         yield
     except InvalidFieldError as error:
         raise error.within(name) from None
+
+
+def _pixel_boxes(
+    request: pose_service_pb2.EstimatePoseRequest, width: int, height: int
+) -> Sequence[image_pb2.BoundingBox]:
+    """The boxes of a request in pixels of an image of `width` × `height`."""
+    if request.options.box_space != pose_service_pb2.COORDINATE_SPACE_NORMALIZED:
+        return request.boxes
+    return [
+        image_pb2.BoundingBox(x=box.x * width, y=box.y * height, width=box.width * width, height=box.height * height)
+        for box in request.boxes
+    ]

@@ -151,6 +151,63 @@ def test_the_token_goes_with_every_call_and_is_not_shown(scripted):
     assert "secret" not in repr(options)
 
 
+def test_options_are_keyword_arguments_of_the_client_and_override_the_options_given(scripted):
+    service = Scripted(*[GONE] * 10)
+    with (
+        Client(scripted(service), ConnectionOptions(token="a", attempts=4), attempts=2) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.models()
+    assert service.calls == 2
+    assert service.metadata["authorization"] == "Bearer a"
+    with pytest.raises(ValueError, match="attempts: 1 to 5"):
+        Client("localhost:1", attempts=9)
+
+
+def test_a_call_overrides_the_clients_options_for_itself_alone(scripted):
+    service = Scripted(*[FULL] * 3)
+    with Client(scripted(service), token="mine") as client:
+        with pytest.raises(OverloadedError):
+            client.models(attempts=1, token="another")
+        assert service.calls == 1
+        assert service.metadata["authorization"] == "Bearer another"
+        assert client.models() == []
+        assert service.metadata["authorization"] == "Bearer mine"
+    with Client(scripted(Scripted(delay=1.0))) as client, pytest.raises(DeadlineExceededError):
+        client.models(timeout=0.1)
+
+
+async def test_a_call_of_the_asynchronous_client_overrides_options_too(scripted):
+    service = Scripted(*[GONE] * 3)
+    async with AsyncClient(scripted(service), token="mine") as client:
+        with pytest.raises(UnavailableError):
+            await client.models(attempts=1, token=None)
+        assert service.calls == 1
+        assert "authorization" not in service.metadata
+        assert await client.models() == []
+    async with AsyncClient(scripted(Scripted(delay=1.0))) as client:
+        with pytest.raises(DeadlineExceededError):
+            await client.models(timeout=0.1)
+
+
+def test_options_of_the_connection_cannot_be_given_to_a_call():
+    with Client("localhost:1") as client, pytest.raises(TypeError, match="timeout, token, attempts, not tls"):
+        client.models(tls=True)
+
+
+def test_a_client_that_is_closed_does_not_try_again(scripted):
+    service = Scripted(delay=1.0)
+    client = Client(scripted(service))
+    with futures.ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.models)
+        while not service.calls:
+            time.sleep(0.01)
+        client.close()
+        with pytest.raises(UnavailableError, match="ended the call"):
+            call.result(10)
+    assert service.calls == 1
+
+
 @pytest.fixture
 def mutual_tls(tmp_path: Path) -> Iterator[tuple[str, dict[str, Path]]]:
     """A server that asks for a client's certificate: 'host:port' and the PEM files of a client that it trusts."""

@@ -42,8 +42,8 @@ class Bench:
         self.batcher = Batcher(self.engine, tiny_manifest(), **options)
 
     def backbone(self, value: int, deadline: float | None = None, size: int = SIZE) -> asyncio.Task[BatchResult]:
-        row = self.batcher.submit("image_backbone", image(value, size), ["features"], deadline)
-        return asyncio.create_task(row)
+        item = self.batcher.submit("image_backbone", image(value, size), ["features"], deadline)
+        return asyncio.create_task(item)
 
     def decoder(self, *outputs: str) -> asyncio.Task[BatchResult]:
         wanted = outputs or ("keypoints",)
@@ -53,11 +53,11 @@ class Bench:
         """Makes the batcher believe that the image backbone takes so long."""
         for _ in range(3):
             queue = self.batcher._queues["image_backbone"]
-            queue.measured(rows=1, seconds=seconds, now=asyncio.get_running_loop().time())
+            queue.measured(items=1, seconds=seconds, now=asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[asyncio.Task[BatchResult]]:
-        """Keeps the engine busy with one row, which is handed over."""
+        """Keeps the engine busy with one item, which is handed over."""
         before = len(self.engine.runs)
         with self.engine.held():
             running = self.backbone(0)
@@ -65,33 +65,33 @@ class Bench:
             yield running
 
 
-async def test_an_idle_engine_starts_a_row_at_once() -> None:
+async def test_an_idle_engine_starts_a_item_at_once() -> None:
     bench = Bench()
     assert brightness(await bench.backbone(7)) == 7
     assert bench.engine.batches() == [1]
 
 
-async def test_rows_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> None:
+async def test_items_that_arrive_while_the_engine_is_busy_share_the_next_batch() -> None:
     bench = Bench()
     async with bench.busy():
-        rows = [bench.backbone(value) for value in (1, 2, 3)]
+        items = [bench.backbone(value) for value in (1, 2, 3)]
         await until(lambda: bench.batcher.queued == 3)
-    assert [brightness(await row) for row in rows] == [1, 2, 3]
+    assert [brightness(await item) for item in items] == [1, 2, 3]
     assert bench.engine.batches() == [1, 3]
 
 
-async def test_rows_submitted_together_share_a_batch_on_an_idle_engine_too() -> None:
+async def test_items_submitted_together_share_a_batch_on_an_idle_engine_too() -> None:
     bench = Bench()
     await asyncio.gather(*(bench.backbone(value) for value in (1, 2, 3)))
     assert bench.engine.batches() == [3]
 
 
-async def test_a_batch_is_no_larger_than_the_component_allows_and_the_oldest_rows_go_first() -> None:
+async def test_a_batch_is_no_larger_than_the_component_allows_and_the_oldest_items_go_first() -> None:
     bench = Bench()
     async with bench.busy():
-        rows = [bench.backbone(value) for value in range(1, 7)]
+        items = [bench.backbone(value) for value in range(1, 7)]
         await until(lambda: bench.batcher.queued == 6)
-    await asyncio.gather(*rows)
+    await asyncio.gather(*items)
     assert bench.engine.batches() == [1, 4, 2]
     assert bench.engine.runs[1][1]["image"][:, 0, 0, 0].tolist() == [1, 2, 3, 4]
 
@@ -103,9 +103,9 @@ async def test_a_backbone_batch_is_as_large_as_pays_or_as_was_said_but_no_larger
     monkeypatch.setattr(NumpyEngine, "useful_batch", useful)
     bench = Bench(max_batch=most)
     async with bench.busy():
-        rows = [bench.backbone(value) for value in range(4)]
+        items = [bench.backbone(value) for value in range(4)]
         await until(lambda: bench.batcher.queued == 4)
-    await asyncio.gather(*rows)
+    await asyncio.gather(*items)
     assert bench.engine.batches() == expected
 
 
@@ -116,16 +116,16 @@ async def test_only_backbone_batches_are_bounded_by_what_pays(monkeypatch: pytes
     assert bench.engine.batches() == [3]
 
 
-async def test_rows_of_different_shapes_or_wanted_outputs_do_not_share_a_batch() -> None:
+async def test_items_of_different_shapes_or_wanted_outputs_do_not_share_a_batch() -> None:
     bench = Bench()
     async with bench.busy():
-        rows = [bench.backbone(1), bench.backbone(2, size=8), bench.backbone(3)]
-        rows += [bench.decoder("keypoints"), bench.decoder("keypoints", "scores")]
+        items = [bench.backbone(1), bench.backbone(2, size=8), bench.backbone(3)]
+        items += [bench.decoder("keypoints"), bench.decoder("keypoints", "scores")]
         await until(lambda: bench.batcher.queued == 5)
-    await asyncio.gather(*rows)
+    await asyncio.gather(*items)
     assert bench.engine.batches("image_backbone") == [1, 2, 1]
     assert bench.engine.batches("pose_decoder") == [1, 1]
-    assert set((await rows[4]).outputs) == {"keypoints", "scores"}
+    assert set((await items[4]).outputs) == {"keypoints", "scores"}
 
 
 async def test_the_component_latest_in_the_chain_goes_first() -> None:
@@ -154,9 +154,9 @@ async def test_a_full_queue_turns_new_requests_away_but_lets_requests_under_way_
 
 async def test_the_time_after_which_to_retry_follows_from_what_waits_and_how_fast_it_runs() -> None:
     queue = ComponentQueue(max_batch_size=4)
-    queue.measured(rows=4, seconds=2.0, now=0.0)
-    queue.measured(rows=2, seconds=1.0, now=2.0)
-    queue.rows = 10
+    queue.measured(items=4, seconds=2.0, now=0.0)
+    queue.measured(items=2, seconds=1.0, now=2.0)
+    queue.items = 10
     assert queue.time_to_empty() == pytest.approx(5.0)
 
 
@@ -167,7 +167,7 @@ async def test_a_deadline_that_has_passed_is_refused_at_once() -> None:
     assert bench.engine.runs == []
 
 
-async def test_a_row_fails_when_its_deadline_passes_in_the_queue_without_waiting_for_its_turn() -> None:
+async def test_a_item_fails_when_its_deadline_passes_in_the_queue_without_waiting_for_its_turn() -> None:
     bench = Bench()
     async with bench.busy() as running:
         with pytest.raises(DeadlineError):
@@ -178,18 +178,18 @@ async def test_a_row_fails_when_its_deadline_passes_in_the_queue_without_waiting
     assert bench.engine.batches() == [1]
 
 
-async def test_a_row_that_waits_fails_as_soon_as_a_run_would_not_end_before_its_deadline() -> None:
+async def test_a_item_that_waits_fails_as_soon_as_a_run_would_not_end_before_its_deadline() -> None:
     bench = Bench()
     bench.runs_have_taken(60)
     deadline = asyncio.get_running_loop().time() + 60.02
     async with bench.busy():
-        with pytest.raises(DeadlineError):
+        with pytest.raises(QueueFullError):
             await bench.backbone(1, deadline)
     assert asyncio.get_running_loop().time() < deadline
 
 
 @pytest.mark.parametrize("usual_run", [0.0, 0.02])
-async def test_a_row_that_runs_fails_at_its_deadline(usual_run: float) -> None:
+async def test_a_item_that_runs_fails_at_its_deadline(usual_run: float) -> None:
     bench = Bench()
     bench.runs_have_taken(usual_run)
     with bench.engine.held(), pytest.raises(DeadlineError):
@@ -213,18 +213,18 @@ async def test_a_deadline_that_no_recent_run_could_have_kept_is_refused_without_
 def test_slow_runs_of_long_ago_keep_nobody_away() -> None:
     queue = ComponentQueue(max_batch_size=4)
     for now in (1.0, 2.0, 3.0):
-        queue.measured(rows=1, seconds=9.0, now=now)
+        queue.measured(items=1, seconds=9.0, now=now)
     assert queue.run_time(1, now=4.0) == 9.0
     assert queue.run_time(1, now=3.1 + STALE_AFTER) == 0.0
 
 
 def test_one_slow_first_run_says_nothing_yet() -> None:
     queue = ComponentQueue(max_batch_size=4)
-    queue.measured(rows=1, seconds=9.0, now=1.0)
+    queue.measured(items=1, seconds=9.0, now=1.0)
     assert queue.run_time(1, now=1.0) == 0.0
 
 
-async def test_a_cancelled_caller_takes_its_row_out_of_the_queue() -> None:
+async def test_a_cancelled_caller_takes_its_item_out_of_the_queue() -> None:
     bench = Bench()
     async with bench.busy() as running:
         leaving, staying = bench.backbone(1), bench.backbone(2)
@@ -236,12 +236,12 @@ async def test_a_cancelled_caller_takes_its_row_out_of_the_queue() -> None:
     assert bench.engine.runs[1][1]["image"][:, 0, 0, 0].tolist() == [2]
 
 
-async def test_a_caller_who_leaves_just_before_its_row_would_start_costs_no_run() -> None:
+async def test_a_caller_who_leaves_just_before_its_item_would_start_costs_no_run() -> None:
     bench = Bench()
-    row = bench.backbone(1)
+    item = bench.backbone(1)
     await asyncio.sleep(0)
-    row.cancel()
-    await asyncio.wait([row])
+    item.cancel()
+    await asyncio.wait([item])
     assert brightness(await bench.backbone(2)) == 2
     assert [inputs["image"][0, 0, 0, 0] for _, inputs in bench.engine.runs] == [2]
 
@@ -264,10 +264,10 @@ async def test_any_other_exception_of_an_engine_becomes_an_engine_error_naming_t
         await bench.backbone(1)
 
 
-async def test_an_answer_for_another_number_of_rows_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_for_another_number_of_items_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     monkeypatch.setattr(bench.engine, "run", lambda *_: {"features": np.zeros((2, 1))})
-    with pytest.raises(EngineError, match="1 rows"):
+    with pytest.raises(EngineError, match="1 items"):
         await bench.backbone(1)
 
 
@@ -277,9 +277,9 @@ async def test_a_hanging_engine_fails_everyone_turns_unhealthy_and_may_recover()
         running = bench.backbone(1)
         await until(lambda: len(bench.engine.runs) == 1)
         waiting = bench.decoder()
-        for row in (running, waiting):
+        for item in (running, waiting):
             with pytest.raises(EngineError, match="no answer"):
-                await row
+                await item
         assert not bench.batcher.healthy
         with pytest.raises(EngineError, match="does not answer"):
             await bench.backbone(2)
@@ -302,19 +302,19 @@ async def test_closing_serves_what_waits_and_refuses_the_rest() -> None:
     assert running.done()
 
 
-async def test_no_row_is_lost_or_mixed_up_when_many_come_leave_and_run_out_of_time() -> None:
+async def test_no_item_is_lost_or_mixed_up_when_many_come_leave_and_run_out_of_time() -> None:
     bench = Bench()
     random = np.random.default_rng(0)
 
     async def call(value: int) -> None:
         await asyncio.sleep(random.uniform(0, 0.05))
         deadline = asyncio.get_running_loop().time() + random.choice([0.001, 60])
-        row = bench.backbone(value, deadline)
+        item = bench.backbone(value, deadline)
         if random.uniform() < 0.2:
-            row.cancel()
+            item.cancel()
         try:
-            assert brightness(await row) == value
-        except (DeadlineError, asyncio.CancelledError):
+            assert brightness(await item) == value
+        except (DeadlineError, QueueFullError, asyncio.CancelledError):
             return
 
     await asyncio.gather(*(call(value) for value in range(250)))
@@ -322,11 +322,11 @@ async def test_no_row_is_lost_or_mixed_up_when_many_come_leave_and_run_out_of_ti
     assert bench.batcher.queued == 0
 
 
-def test_where_rows_differ_in_cost_the_quickest_run_says_what_one_takes_at_least() -> None:
+def test_where_items_differ_in_cost_the_quickest_run_says_what_one_takes_at_least() -> None:
     """A prefix of nine seconds must not have a last step called off that takes one."""
     even, uneven = ComponentQueue(4), ComponentQueue(4, uneven=True)
     for queue in (even, uneven):
         for seconds in (9.0, 1.0, 9.0, 1.0):
-            queue.measured(rows=2, seconds=seconds, now=0.0)
+            queue.measured(items=2, seconds=seconds, now=0.0)
     assert (even.run_time(2, now=1.0), uneven.run_time(2, now=1.0)) == (5.0, 1.0)
     assert uneven.run_time(1, now=1.0) == 0.5

@@ -1,4 +1,4 @@
-"""The examples of docs/api.md run as they stand there."""
+"""The examples of docs/api.md and docs/client.md run as they stand there."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.conftest import ExportedCapeLlm
 from tests.service.live_server import LiveServer, settings_for
 
 ROOT = Path(__file__).resolve().parents[3]
-GUIDE = (ROOT / "docs" / "api.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "api.md") -> list[str]:
+    text = (ROOT / "docs" / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,21 @@ def test_the_example_of_a_language_model_hears_of_every_keypoint(tiny_capellm: E
         assert run([sys.executable, "-c", code]).splitlines() == ["all ('nose', 'left ear')"]
 
 
+@pytest.mark.parametrize(
+    ("example", "lines"),
+    [(0, [r"\('right eye outer corner', "]), (1, [r"\[0\.", r"examples/.*jpg \(", r"examples/.*jpg \("]), (2, [])],
+)
+def test_the_examples_of_the_client_page_run(server: LiveServer, example: int, lines: list[str]) -> None:
+    code = blocks("python", "client.md")[example].replace("localhost:50051", server.server.target)
+    printed = run([sys.executable, "-c", code]).splitlines()
+    assert len(printed) >= len(lines)
+    for line, pattern in zip(printed, lines, strict=False):
+        assert re.match(pattern, line), line
+
+
 def test_there_is_no_python_example_that_is_not_run() -> None:
     assert len(blocks("python")) == 3
+    assert len(blocks("python", "client.md")) == 3
 
 
 @pytest.mark.slow

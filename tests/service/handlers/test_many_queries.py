@@ -12,7 +12,9 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 
 from cape.v1 import pose_service_pb2
+from service.errors import MessageSizeError
 from service.handlers.pose import PoseService
+from service.shutdown import Shutdown
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, query
 
@@ -97,6 +99,9 @@ class SlowCaller:
     def time_remaining(self) -> None:
         return None
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     async def write(self, answer: pose_service_pb2.StreamEstimatePoseResponse) -> None:
         await self.reads.wait()
         self.answers.append(answer)
@@ -104,7 +109,12 @@ class SlowCaller:
 
 async def test_a_stream_that_is_not_read_is_not_read_from_either() -> None:
     service = PoseService(
-        AnswersAtOnce(), default_deadline=60, max_batch_items=1, batch_concurrency=1, stream_concurrency=3
+        AnswersAtOnce(),
+        default_deadline=60,
+        max_batch_items=1,
+        batch_concurrency=1,
+        stream_concurrency=3,
+        shutdown=Shutdown(),
     )
     taken = 0
 
@@ -122,6 +132,30 @@ async def test_a_stream_that_is_not_read_is_not_read_from_either() -> None:
     caller.reads.set()
     await stream
     assert sorted(int(answer.request_id) for answer in caller.answers) == list(range(50))
+
+
+async def test_a_message_that_cannot_be_read_ends_a_stream_once_the_others_are_answered() -> None:
+    service = PoseService(
+        AnswersAtOnce(),
+        default_deadline=60,
+        max_batch_items=1,
+        batch_concurrency=1,
+        stream_concurrency=16,
+        shutdown=Shutdown(),
+    )
+
+    async def requests() -> AsyncIterator[Item]:
+        for number in range(8):
+            yield Item(request_id=str(number))
+        raise MessageSizeError("too large")
+
+    caller = SlowCaller()
+    stream = asyncio.create_task(service.StreamEstimatePose(requests(), caller))
+    await asyncio.sleep(0)
+    caller.reads.set()
+    with pytest.raises(MessageSizeError):
+        await stream
+    assert len(caller.answers) == 8
 
 
 def test_an_abandoned_call_leaves_nothing_running(live: LiveServer) -> None:
