@@ -72,7 +72,9 @@ class SkeletonFunction:
         threshold = self._threshold if threshold is None else threshold
         encoded = io.BytesIO()
         image.convert("RGB").save(encoded, "JPEG", quality=JPEG_QUALITY)
-        pose = self._client.estimate(encoded.getvalue(), self._support, boxes=boxes or None, model=self._model)
+        pose = self._client.estimate(
+            encoded.getvalue(), self._support, boxes=boxes or None, model=self._model, find_box=True
+        )
         return [
             cvataa.skeleton(
                 0,

@@ -134,7 +134,7 @@ class LabelStudioBackend:
             project.support = registered.name
         try:
             pose = await self._client().estimate(
-                image, project.support, boxes=None if box is None else [box], normalized=True
+                image, project.support, boxes=None if box is None else [box], normalized=True, find_box=True
             )
         except FailedPreconditionError as error:
             _log.info("project without annotated tasks: %s", error)
