@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cape.checkpoints import Checkpoint
 from cape.configuration import SystemConfiguration
-from cape.drawing import read_image
 from cape.geometry import Crop
+from cape.images import read_image
 from cape.modalities import usable_modalities
 from cape.models.system import Pose
 from cape.support import Box, ImageSource, Modality, SupportDefinition, SupportExample

@@ -57,6 +57,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--split", help="Part of the data: of a COCO file what its images say; else train, val or test.")
 @click.option("--fold", type=click.IntRange(1, 5), help="Which of MP-100's five splits.")
 @click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
+@click.option(
+    "--skeleton-base",
+    type=click.Choice(["detect", "0", "1"]),
+    help="Index of the first keypoint in the skeletons of a COCO file.  [default: detect]",
+)
 @click.option("--shots", type=int, help="Support images of an episode; 0: queries alone.  [default: 1]")
 @click.option("--episodes", type=int, help="Episodes of a category.  [default: 200]")
 @click.option("--queries", type=int, help="Queries of an episode.  [default: 15]")
@@ -133,6 +138,9 @@ def _changes(flags: dict[str, Any]) -> dict[str, Any]:
         for flag, field in (("images", "images"), ("split", "split"), ("fold", "fold"), ("categories", "categories"))
         if flag in given
     }
+    if "skeleton_base" in given:
+        base = given.pop("skeleton_base")
+        data["skeleton_base"] = base if base == "detect" else int(base)
     if "data" in given:
         data["kind"] = given.pop("data")
     for kind in ("coco", "mp100"):

@@ -20,39 +20,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cape.geometry import Crop
+from cape.images import (
+    SIDEWAYS,
+    UPRIGHT,
+    ImageError,
+    not_an_image,
+    orientation_of,
+    readable_formats,
+    reason_of,
+    to_rgb,
+)
 from cape.v1 import image_pb2
-from service.errors import InvalidFieldError
+from service.decoding import DecodeMemory
+from service.errors import InvalidFieldError, QueueFullError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats that are read, by Pillow's names. No others are tried: their decoders cannot be attacked."""
-
-WIDE_MODES = {"I", "F"}
-"""32-bit integer and floating point pixels: their range is unknown, scaling to 8 bits would be a guess."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+START_OF_SCAN = b"\xff\xda"
 
 # Pillow raises at its own limit of 179 megapixels while it opens the file; ours is stricter and configurable.
 Image.MAX_IMAGE_PIXELS = None
 
 
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns an image upright, by its EXIF orientation; 1 is upright already."""
-
-SIDEWAYS = {5, 6, 7, 8}
-"""Orientations whose upright width is the stored height."""
-
 REVERSED_X, REVERSED_Y = {2, 3, 6, 7}, {3, 4, 7, 8}
 """Orientations whose upright x, or y, runs against the stored axis that it comes from."""
+
+RETRY_MEMORY = 1.0
+"""Seconds after which to retry when the process is out of memory."""
+
+MAX_CHUNKS = 10_000
+"""Chunks of a PNG. Encoders write the pixels in chunks of 8 KiB, or 2,048 for the largest image."""
 
 REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG's sides can be reduced while it is decoded, largest first."""
@@ -65,10 +65,14 @@ class ImageLimits:
     Attributes:
         max_bytes: largest file, or largest raw pixel array.
         max_pixels: most pixels, height × width.
+        max_scans: most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 10.
+        memory: memory that decoded images share; None: unbounded.
     """
 
     max_bytes: int
     max_pixels: int
+    max_scans: int = 100
+    memory: DecodeMemory | None = None
 
 
 def check_image(message: image_pb2.Image, limits: ImageLimits) -> None:
@@ -119,6 +123,8 @@ class OpenedImage:
         source: a JPEG of which the header has been read, or pixels.
         orientation: of the JPEG, 1–8.
         encoded: the JPEG.
+        limits: gives the reserved memory back.
+        reserved: bytes of it.
     """
 
     height: int
@@ -126,6 +132,13 @@ class OpenedImage:
     source: JpegImageFile | npt.NDArray[np.uint8]
     orientation: int = 1
     encoded: bytes = b""
+    limits: ImageLimits | None = None
+    reserved: int = 0
+
+    def close(self) -> None:
+        """Gives reserved memory back. The pixels must not be needed any more."""
+        if self.limits is not None and self.limits.memory is not None:
+            self.limits.memory.release(self.reserved)
 
     def decode(self, crops: Sequence[Crop] = ()) -> DecodedImage:
         """Decodes the pixels, as few as the crops need; once. Takes CPU time: call it in a thread.
@@ -149,7 +162,7 @@ class OpenedImage:
             if reduction > 1:
                 # Pillow reduces as far as it can without falling below this size.
                 self.source.draft(None, (self.source.width // reduction, self.source.height // reduction))
-            pixels = _to_rgb(self.source, self.orientation)
+            pixels = to_rgb(self.source, self.orientation)
         return self._placed(pixels, reduction)
 
     def _placed(self, pixels: npt.NDArray[np.uint8], reduction: int) -> DecodedImage:
@@ -170,18 +183,42 @@ def open_image(message: image_pb2.Image, limits: ImageLimits) -> OpenedImage:
     check_image(message, limits)
     if message.WhichOneof("source") == "raw":
         return _opened(_from_raw(message.raw, limits))
-    with _decoding():
-        image = Image.open(io.BytesIO(message.encoded), formats=FORMATS)
+    with _decoding(message.encoded[:64]):
+        if message.encoded.startswith(PNG_SIGNATURE):
+            _check_chunks(message.encoded)
+        image = Image.open(io.BytesIO(message.encoded), formats=readable_formats())
         width, height = image.size
         _check_size("encoded", height, width, limits)
-        if not isinstance(image, JpegImageFile):
-            # Only the first frame of those that have several. Their orientation may come after the pixels.
-            image.load()
-            return _opened(_to_rgb(image, _orientation(image)))
-        orientation = _orientation(image)
-        if orientation in SIDEWAYS:
-            height, width = width, height
-        return OpenedImage(height, width, image, orientation, message.encoded)
+        scans = message.encoded.count(START_OF_SCAN) if isinstance(image, JpegImageFile) else 0
+        # Markers cannot occur within a scan's data; thumbnails in the header add one or two.
+        if scans > limits.max_scans:
+            raise InvalidFieldError("encoded", f"a JPEG of {scans:,} scans; at most {limits.max_scans}")
+        reserved = limits.memory.reserve(width * height) if limits.memory is not None else 0
+        try:
+            if not isinstance(image, JpegImageFile):
+                # Only the first frame of an animation, and the first page of a document. The orientation may come after
+                # the pixels.
+                image.load()
+                pixels = to_rgb(image, orientation_of(image))
+                return OpenedImage(pixels.shape[0], pixels.shape[1], pixels, limits=limits, reserved=reserved)
+            orientation = orientation_of(image)
+            if orientation in SIDEWAYS:
+                height, width = width, height
+            return OpenedImage(height, width, image, orientation, message.encoded, limits, reserved)
+        except BaseException:
+            if limits.memory is not None:
+                limits.memory.release(reserved)
+            raise
+
+
+def _check_chunks(encoded: bytes) -> None:
+    """Refuses a PNG of very many chunks, each of which costs time however small it is."""
+    position = len(PNG_SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(encoded):
+            return
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+    raise InvalidFieldError("encoded", f"a PNG of more than {MAX_CHUNKS:,} chunks")
 
 
 def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.uint8]:
@@ -193,7 +230,11 @@ def read_image(message: image_pb2.Image, limits: ImageLimits) -> npt.NDArray[np.
     Raises:
         InvalidFieldError: field '', 'encoded' or 'raw…', relative to the image message.
     """
-    return open_image(message, limits).decode().pixels
+    image = open_image(message, limits)
+    try:
+        return image.decode().pixels
+    finally:
+        image.close()
 
 
 def _opened(pixels: npt.NDArray[np.uint8]) -> OpenedImage:
@@ -201,18 +242,21 @@ def _opened(pixels: npt.NDArray[np.uint8]) -> OpenedImage:
 
 
 @contextmanager
-def _decoding() -> Iterator[None]:
+def _decoding(head: bytes = b"") -> Iterator[None]:
     """Turns whatever Pillow raises into an error of the field."""
     try:
         yield
     except InvalidFieldError:
         raise
+    except MemoryError:
+        raise QueueFullError(RETRY_MEMORY) from None
     except UnidentifiedImageError:
-        raise InvalidFieldError("encoded", "not a JPEG, PNG, WebP, BMP or TIFF image") from None
+        raise InvalidFieldError("encoded", not_an_image(head)) from None
+    except ImageError as error:
+        raise InvalidFieldError("encoded", str(error)) from None
     except Exception as error:
         # For broken files Pillow raises OSError, SyntaxError, ValueError, struct.error, EOFError and more.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidFieldError("encoded", f"truncated or damaged image: {reason}") from error
+        raise InvalidFieldError("encoded", f"truncated or damaged image: {reason_of(error)}") from error
 
 
 def _from_raw(raw: image_pb2.RawImage, limits: ImageLimits) -> npt.NDArray[np.uint8]:
@@ -257,32 +301,3 @@ def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.
     if orientation not in UPRIGHT:
         return pixels
     return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[orientation]))
-
-
-def _to_rgb(image: ImageFile.ImageFile, orientation: int) -> npt.NDArray[np.uint8]:
-    """Decodes the pixels, converts them to 8-bit RGB and turns them upright."""
-    image.load()
-    if image.mode in WIDE_MODES:
-        raise InvalidFieldError("encoded", "32-bit pixels; use 8 or 16 bits a channel")
-    pixels: Image.Image = image
-    if pixels.mode.startswith("I;16"):
-        grey = np.asarray(pixels).astype(np.uint32)
-        # 65,535 / 255 = 257: the whole range is scaled, where Pillow's own conversion would clip at 255.
-        pixels = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if pixels.has_transparency_data:
-        layers = pixels.convert("RGBA")
-        pixels = Image.new("RGB", layers.size, "white")
-        pixels.paste(layers, mask=layers.getchannel("A"))
-    rgb = pixels if pixels.mode == "RGB" else pixels.convert("RGB")
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-    # A view of the one copy that Pillow makes of its pixels.
-    return np.asarray(rgb, dtype=np.uint8)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1–8; 1 where the EXIF data says nothing or are damaged, as photo viewers do."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1

@@ -7,10 +7,12 @@ the field's name in capitals), command line flags. Nothing further down reads th
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 import yaml
 from pydantic import ByteSize, Field, ValidationError, model_validator
@@ -59,8 +61,9 @@ class Settings(BaseSettings):
         description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server; auto: "
         "OpenVINO where it is installed and there is no accelerator, else ONNX Runtime.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of engine openvino's matrix products; bfloat16 where the CPU has it."
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Of the arithmetic: bfloat16 with engine openvino on CPUs that have it, float16 on GPUs.",
     )
     triton_url: str = Field(
         "127.0.0.1:8001",
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    share_port: bool = Field(
+        False,
+        description="Share the gRPC port with other processes of this user (SO_REUSEPORT): the kernel spreads "
+        "connections over them.",
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
     max_connection_age_seconds: float = Field(
         0.0,
@@ -88,6 +96,7 @@ class Settings(BaseSettings):
         description="Ask clients to connect anew after so long, which spreads them over new replicas; calls that run "
         "are finished; 0: never.",
     )
+    max_connections: int = Field(1000, ge=1, description="Client connections at a time; more are closed at once.")
     reflection: bool = Field(True, description="Let clients list services and read the protos.")
     health_port: int = Field(
         0, ge=0, le=65535, description="Another port, of health alone and without TLS, for probes; 0 turns it off."
@@ -107,7 +116,11 @@ class Settings(BaseSettings):
     registry: str = Field(
         default_factory=default_registry,
         description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), sqlite:// for memory, "
-        "or redis://HOST for several replicas; rediss:// with TLS.",
+        "or redis://HOST for several replicas; rediss:// with TLS; redis+sentinel://HOST,HOST/SERVICE by Sentinel.",
+    )
+
+    max_tenant_storage_bytes: ByteSize = Field(
+        ByteSize(0), ge=0, description="Most bytes of a tenant's registered supports; 0: no limit."
     )
 
     max_message_bytes: ByteSize = Field(
@@ -122,6 +135,13 @@ class Settings(BaseSettings):
     )
     max_image_bytes: ByteSize = Field(ByteSize(16 * MIB), ge=1, description="Largest image of a request.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of an image, checked before decoding.")
+    max_image_scans: int = Field(100, ge=1, description="Most scans of a progressive JPEG; encoders write about 10.")
+    decode_seconds: float = Field(
+        10.0, gt=0, description="Time limit of decoding one image; while all threads exceed it, liveness fails."
+    )
+    decode_memory_bytes: ByteSize = Field(
+        ByteSize(1024 * MIB), ge=1, description="Memory for images being decoded, 8 bytes a pixel; more wait."
+    )
     max_boxes: int = Field(64, ge=1, description="Most boxes of a request.")
     max_batch_items: int = Field(256, ge=1, description="Most requests of a BatchEstimatePose.")
     batch_concurrency: int = Field(16, ge=1, description="Items of one batch that are worked on at a time.")
@@ -131,7 +151,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         default_factory=available_cpus,
         ge=1,
-        description="Images decoded at a time, up to 10 bytes a pixel each; default: one per CPU.",
+        description="Images decoded at a time; default: one per CPU.",
     )
 
     support_cache_bytes: ByteSize = Field(ByteSize(256 * MIB), ge=0, description="Memory for encoded supports.")
@@ -150,6 +170,12 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
+    )
+    logged_calls: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of successful calls that get a line in the log, 0 to 1; failed ones always do.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
     tracing_endpoint: str = Field(
@@ -189,15 +215,31 @@ class Settings(BaseSettings):
         return self
 
     def describe(self) -> str:
-        """One line for the log: every setting, without what could be a password."""
-        parts = []
-        for name, value in self:
-            text = str(value)
-            scheme, separator, rest = text.partition("://")
-            if separator and "@" in rest:
-                text = f"{scheme}://***@{rest.rpartition('@')[2]}"
-            parts.append(f"{name}={text}")
-        return " ".join(parts)
+        """Every setting in one line for the log, with secrets masked."""
+        return " ".join(f"{name}={without_secrets(str(value))}" for name, value in self)
+
+
+SECRET_PARAMETERS = re.compile(r"pass|pwd|secret|token|key|cred|auth|user|sig", re.IGNORECASE)
+"""Query parameters of a URL whose values are masked."""
+
+
+def without_secrets(url: str) -> str:
+    """A URL with user, password and secret query parameters masked; any other text is returned as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    path, question, query = rest.partition("?")
+    if "@" in path:
+        # Everything before the last @, also where a password holds a slash or another @.
+        path = f"***@{path.rpartition('@')[2]}"
+    pairs = []
+    for pair in filter(None, re.split(r"[&;]", query)):
+        name, equals, _ = pair.partition("=")
+        pairs.append(f"{name}=***" if equals and SECRET_PARAMETERS.search(unquote(name)) else pair)
+    masked = "&".join(pairs)
+    if "@" in masked and "@" not in path:  # the question mark is part of a password
+        return f"{scheme}://***@{masked.rpartition('@')[2]}"
+    return f"{scheme}://{path}{question}{masked}"
 
 
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -29,8 +29,8 @@ from cape.capellm.prompts import prompts_of
 from cape.capellm.sequences import AnswerSequences, Past, prefix_inputs
 from cape.capellm.tokenizer import CapeLlmTokenizer
 from cape.client import Client
-from cape.drawing import read_image
 from cape.geometry import Crop
+from cape.images import read_image
 from cape.models.capellm.checkpoint import CapeLlmCheckpoint
 from cape.models.capellm.model import CapeLlm
 from export.capellm.graphs import DecoderGraph, VisionGraph, cache_of

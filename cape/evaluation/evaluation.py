@@ -57,6 +57,7 @@ class Evaluation:
         super_categories: by name, each the mean over its pairs.
         calibration: do scores tell which keypoints are wrong.
         variations: in the order asked for.
+        data_notes: what is not as the annotations say: missing and renamed images, keypoints outside.
     """
 
     estimator: str
@@ -70,6 +71,7 @@ class Evaluation:
     super_categories: dict[str, Scores]
     calibration: Calibration
     variations: tuple[VariationOutcome, ...]
+    data_notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -131,6 +133,7 @@ def evaluate(
             )
             for name in configuration.variations
         ),
+        data_notes=tuple(getattr(dataset, "notes", ())),
     )
 
 

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61pe/v1/model_service.proto\x12\x07\x63\x61pe.v1\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\x12\x12\n\nimage_size\x18\x06 \x01(\x05\x12\x15\n\rmax_keypoints\x18\x07 \x01(\x05\x12\x11\n\tprecision\x18\x08 \x01(\t\x12.\n\x13required_modalities\x18\t \x03(\x0e\x32\x11.cape.v1.Modality\x12.\n\x13optional_modalities\x18\n \x03(\x0e\x32\x11.cape.v1.Modality\x12\x18\n\x10parity_keypoints\x18\x0b \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x0c \x01(\t\x12\x12\n\nis_default\x18\r \x01(\x08\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.cape.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x1bGetPerformanceReportRequest\"I\n\x1cGetPerformanceReportResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.cape.v1.ModelPerformance\"\xa1\x02\n\x10ModelPerformance\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12)\n\x04warm\x18\x04 \x01(\x0b\x32\x1b.cape.v1.LatencyPercentiles\x12)\n\x04\x63old\x18\x05 \x01(\x0b\x32\x1b.cape.v1.LatencyPercentiles\x12\x19\n\x11\x66rames_per_second\x18\x06 \x01(\x01\x12$\n\x05paper\x18\x07 \x01(\x0b\x32\x15.cape.v1.PaperFigures\x12\x18\n\x0bspeed_ratio\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_speed_ratio\"\x9b\x01\n\x12LatencyPercentiles\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x0cPaperFigures\x12\'\n\x04time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x66rames_per_second\x18\x02 \x01(\x01\x32\xee\x01\n\x0cModelService\x12Y\n\nListModels\x12\x1a.cape.v1.ListModelsRequest\x1a\x1b.cape.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x82\x01\n\x14GetPerformanceReport\x12$.cape.v1.GetPerformanceReportRequest\x1a%.cape.v1.GetPerformanceReportResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/performanceReportb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61pe/v1/model_service.proto\x12\x07\x63\x61pe.v1\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\x12\x12\n\nimage_size\x18\x06 \x01(\x05\x12\x15\n\rmax_keypoints\x18\x07 \x01(\x05\x12\x11\n\tprecision\x18\x08 \x01(\t\x12.\n\x13required_modalities\x18\t \x03(\x0e\x32\x11.cape.v1.Modality\x12.\n\x13optional_modalities\x18\n \x03(\x0e\x32\x11.cape.v1.Modality\x12\x18\n\x10parity_keypoints\x18\x0b \x01(\x01\x12\x0e\n\x06\x65ngine\x18\x0c \x01(\t\x12\x12\n\nis_default\x18\r \x01(\x08\x12\x17\n\x0fmax_text_tokens\x18\x14 \x01(\x05\x12\x14\n\x0cmax_examples\x18\x15 \x01(\x05\"\xa3\x01\n\rRequestLimits\x12\x11\n\tmax_boxes\x18\x01 \x01(\x05\x12\x17\n\x0fmax_batch_items\x18\x02 \x01(\x05\x12\x17\n\x0fmax_image_bytes\x18\x03 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x03\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\x12\x18\n\x10max_answer_bytes\x18\x06 \x01(\x03\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"u\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.cape.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x06limits\x18\x03 \x01(\x0b\x32\x16.cape.v1.RequestLimits\"\x1d\n\x1bGetPerformanceReportRequest\"I\n\x1cGetPerformanceReportResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.cape.v1.ModelPerformance\"\xc1\x02\n\x10ModelPerformance\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12)\n\x04warm\x18\x04 \x01(\x0b\x32\x1b.cape.v1.LatencyPercentiles\x12)\n\x04\x63old\x18\x05 \x01(\x0b\x32\x1b.cape.v1.LatencyPercentiles\x12\x19\n\x11\x66rames_per_second\x18\x06 \x01(\x01\x12$\n\x05paper\x18\x07 \x01(\x0b\x32\x15.cape.v1.PaperFigures\x12\x18\n\x0bspeed_ratio\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x16\x62usy_frames_per_second\x18\t \x01(\x01\x42\x0e\n\x0c_speed_ratio\"\x9b\x01\n\x12LatencyPercentiles\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"R\n\x0cPaperFigures\x12\'\n\x04time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11\x66rames_per_second\x18\x02 \x01(\x01\x32\xee\x01\n\x0cModelService\x12Y\n\nListModels\x12\x1a.cape.v1.ListModelsRequest\x1a\x1b.cape.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x82\x01\n\x14GetPerformanceReport\x12$.cape.v1.GetPerformanceReportRequest\x1a%.cape.v1.GetPerformanceReportResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/performanceReportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,21 +40,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['GetPerformanceReport']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetPerformanceReport']._serialized_options = b'\202\323\344\223\002\027\022\025/v1/performanceReport'
   _globals['_MODEL']._serialized_start=160
-  _globals['_MODEL']._serialized_end=474
-  _globals['_LISTMODELSREQUEST']._serialized_start=476
-  _globals['_LISTMODELSREQUEST']._serialized_end=534
-  _globals['_LISTMODELSRESPONSE']._serialized_start=536
-  _globals['_LISTMODELSRESPONSE']._serialized_end=613
-  _globals['_GETPERFORMANCEREPORTREQUEST']._serialized_start=615
-  _globals['_GETPERFORMANCEREPORTREQUEST']._serialized_end=644
-  _globals['_GETPERFORMANCEREPORTRESPONSE']._serialized_start=646
-  _globals['_GETPERFORMANCEREPORTRESPONSE']._serialized_end=719
-  _globals['_MODELPERFORMANCE']._serialized_start=722
-  _globals['_MODELPERFORMANCE']._serialized_end=1011
-  _globals['_LATENCYPERCENTILES']._serialized_start=1014
-  _globals['_LATENCYPERCENTILES']._serialized_end=1169
-  _globals['_PAPERFIGURES']._serialized_start=1171
-  _globals['_PAPERFIGURES']._serialized_end=1253
-  _globals['_MODELSERVICE']._serialized_start=1256
-  _globals['_MODELSERVICE']._serialized_end=1494
+  _globals['_MODEL']._serialized_end=521
+  _globals['_REQUESTLIMITS']._serialized_start=524
+  _globals['_REQUESTLIMITS']._serialized_end=687
+  _globals['_LISTMODELSREQUEST']._serialized_start=689
+  _globals['_LISTMODELSREQUEST']._serialized_end=747
+  _globals['_LISTMODELSRESPONSE']._serialized_start=749
+  _globals['_LISTMODELSRESPONSE']._serialized_end=866
+  _globals['_GETPERFORMANCEREPORTREQUEST']._serialized_start=868
+  _globals['_GETPERFORMANCEREPORTREQUEST']._serialized_end=897
+  _globals['_GETPERFORMANCEREPORTRESPONSE']._serialized_start=899
+  _globals['_GETPERFORMANCEREPORTRESPONSE']._serialized_end=972
+  _globals['_MODELPERFORMANCE']._serialized_start=975
+  _globals['_MODELPERFORMANCE']._serialized_end=1296
+  _globals['_LATENCYPERCENTILES']._serialized_start=1299
+  _globals['_LATENCYPERCENTILES']._serialized_end=1454
+  _globals['_PAPERFIGURES']._serialized_start=1456
+  _globals['_PAPERFIGURES']._serialized_end=1538
+  _globals['_MODELSERVICE']._serialized_start=1541
+  _globals['_MODELSERVICE']._serialized_end=1779
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,8 @@ class Model(google.protobuf.message.Message):
     PARITY_KEYPOINTS_FIELD_NUMBER: builtins.int
     ENGINE_FIELD_NUMBER: builtins.int
     IS_DEFAULT_FIELD_NUMBER: builtins.int
+    MAX_TEXT_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_EXAMPLES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Resource name, "models/{system}"."""
     system: builtins.str
@@ -62,6 +64,12 @@ class Model(google.protobuf.message.Message):
     """What runs the model: the engine and its execution provider."""
     is_default: builtins.bool
     """Whether requests without a model use this one."""
+    max_text_tokens: builtins.int
+    """Most tokens of a keypoint's description, or of its name where it has none, in the text encoder's vocabulary; 0 for
+    models without a text encoder. Longer texts are refused: INVALID_ARGUMENT.
+    """
+    max_examples: builtins.int
+    """Most example images of a support."""
     @property
     def required_modalities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[cape.v1.modality_pb2.Modality.ValueType]:
         """Modalities that a support must have."""
@@ -86,10 +94,50 @@ class Model(google.protobuf.message.Message):
         parity_keypoints: builtins.float = ...,
         engine: builtins.str = ...,
         is_default: builtins.bool = ...,
+        max_text_tokens: builtins.int = ...,
+        max_examples: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backbone", b"backbone", "engine", b"engine", "image_size", b"image_size", "is_default", b"is_default", "max_keypoints", b"max_keypoints", "name", b"name", "optional_modalities", b"optional_modalities", "parity_keypoints", b"parity_keypoints", "precision", b"precision", "required_modalities", b"required_modalities", "system", b"system", "text_encoder", b"text_encoder", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backbone", b"backbone", "engine", b"engine", "image_size", b"image_size", "is_default", b"is_default", "max_examples", b"max_examples", "max_keypoints", b"max_keypoints", "max_text_tokens", b"max_text_tokens", "name", b"name", "optional_modalities", b"optional_modalities", "parity_keypoints", b"parity_keypoints", "precision", b"precision", "required_modalities", b"required_modalities", "system", b"system", "text_encoder", b"text_encoder", "version", b"version"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class RequestLimits(google.protobuf.message.Message):
+    """Limits of requests. What exceeds them is refused: INVALID_ARGUMENT with the field."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_BOXES_FIELD_NUMBER: builtins.int
+    MAX_BATCH_ITEMS_FIELD_NUMBER: builtins.int
+    MAX_IMAGE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_IMAGE_PIXELS_FIELD_NUMBER: builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_ANSWER_BYTES_FIELD_NUMBER: builtins.int
+    max_boxes: builtins.int
+    """Most boxes of a query."""
+    max_batch_items: builtins.int
+    """Most requests of a BatchEstimatePose."""
+    max_image_bytes: builtins.int
+    """Largest image file or pixel array, in bytes."""
+    max_image_pixels: builtins.int
+    """Most pixels of an image, width times height."""
+    max_message_bytes: builtins.int
+    """Largest message to the server, in bytes."""
+    max_answer_bytes: builtins.int
+    """Largest message of answers, in bytes. Similarity maps take 1 KiB a keypoint."""
+    def __init__(
+        self,
+        *,
+        max_boxes: builtins.int = ...,
+        max_batch_items: builtins.int = ...,
+        max_image_bytes: builtins.int = ...,
+        max_image_pixels: builtins.int = ...,
+        max_message_bytes: builtins.int = ...,
+        max_answer_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_answer_bytes", b"max_answer_bytes", "max_batch_items", b"max_batch_items", "max_boxes", b"max_boxes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes"]) -> None: ...
+
+Global___RequestLimits: typing_extensions.TypeAlias = RequestLimits
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):
@@ -117,17 +165,26 @@ class ListModelsResponse(google.protobuf.message.Message):
 
     MODELS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Model]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """In the order of the repository."""
+
+    @property
+    def limits(self) -> Global___RequestLimits:
+        """Limits of requests to this server."""
+
     def __init__(
         self,
         *,
         models: collections.abc.Iterable[Global___Model] | None = ...,
         next_page_token: builtins.str = ...,
+        limits: Global___RequestLimits | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["models", b"models", "next_page_token", b"next_page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["limits", b"limits", "models", b"models", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListModelsResponse: typing_extensions.TypeAlias = ListModelsResponse
 
@@ -147,7 +204,9 @@ class GetPerformanceReportResponse(google.protobuf.message.Message):
 
     MODELS_FIELD_NUMBER: builtins.int
     @property
-    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelPerformance]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelPerformance]:
+        """One per model, in the order of ListModels."""
+
     def __init__(
         self,
         *,
@@ -171,14 +230,21 @@ class ModelPerformance(google.protobuf.message.Message):
     FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     PAPER_FIELD_NUMBER: builtins.int
     SPEED_RATIO_FIELD_NUMBER: builtins.int
+    BUSY_FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     model: builtins.str
     """"models/{system}"."""
     count: builtins.int
     """Successful queries (instances) that the figures cover."""
     frames_per_second: builtins.float
-    """Instances answered per second, over the covered time."""
+    """Instances answered per second of the covered time. On a server with spare capacity this is the callers' rate."""
     speed_ratio: builtins.float
-    """Paper's time divided by the warm median: above 1 is faster than the paper."""
+    """The paper's time divided by the median latency of requests with one box whose support was cached: above 1 is
+    faster than the paper. The paper's time includes encoding the support. Absent without either.
+    """
+    busy_frames_per_second: builtins.float
+    """Instances answered per second of the time in which at least one request was being answered: with callers who
+    wait for each answer, what the server can do.
+    """
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Start of what the figures cover."""
@@ -193,7 +259,7 @@ class ModelPerformance(google.protobuf.message.Message):
 
     @property
     def paper(self) -> Global___PaperFigures:
-        """The paper's row for this system; absent where it has none."""
+        """The paper's row for this system; absent where it has none, or where the model has another size than the paper's."""
 
     def __init__(
         self,
@@ -206,15 +272,18 @@ class ModelPerformance(google.protobuf.message.Message):
         frames_per_second: builtins.float = ...,
         paper: Global___PaperFigures | None = ...,
         speed_ratio: builtins.float | None = ...,
+        busy_frames_per_second: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "cold", b"cold", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "cold", b"cold", "count", b"count", "frames_per_second", b"frames_per_second", "model", b"model", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "busy_frames_per_second", b"busy_frames_per_second", "cold", b"cold", "count", b"count", "frames_per_second", b"frames_per_second", "model", b"model", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_speed_ratio", b"_speed_ratio"]) -> typing.Literal["speed_ratio"] | None: ...
 
 Global___ModelPerformance: typing_extensions.TypeAlias = ModelPerformance
 
 @typing.final
 class LatencyPercentiles(google.protobuf.message.Message):
+    """Latency from the arrival of a request to its answer; 0 without requests."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: builtins.int
@@ -222,13 +291,19 @@ class LatencyPercentiles(google.protobuf.message.Message):
     P95_FIELD_NUMBER: builtins.int
     P99_FIELD_NUMBER: builtins.int
     count: builtins.int
-    """Requests behind the figures."""
+    """Requests that the percentiles are computed from, at most 20,000."""
     @property
-    def p50(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p50(self) -> google.protobuf.duration_pb2.Duration:
+        """Median."""
+
     @property
-    def p95(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p95(self) -> google.protobuf.duration_pb2.Duration:
+        """95th percentile."""
+
     @property
-    def p99(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p99(self) -> google.protobuf.duration_pb2.Duration:
+        """99th percentile."""
+
     def __init__(
         self,
         *,
@@ -251,8 +326,11 @@ class PaperFigures(google.protobuf.message.Message):
     TIME_FIELD_NUMBER: builtins.int
     FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     frames_per_second: builtins.float
+    """Queries per second."""
     @property
-    def time(self) -> google.protobuf.duration_pb2.Duration: ...
+    def time(self) -> google.protobuf.duration_pb2.Duration:
+        """Inference time of one query with its support."""
+
     def __init__(
         self,
         *,

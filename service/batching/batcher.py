@@ -12,16 +12,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
+from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from cape.manifest import Manifest
 from service.batching.fairness import FairQueue, current_work
 from service.batching.queues import BatchItem, ComponentQueue
-from service.engines.base import BatchObserver, BatchResult, Engine
+from service.batching.runs import run_batch, takes_images
+from service.engines.base import BatchObserver, BatchResult, Engine, query_models
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 HOLD = 0.1
 """Longest pause between two batches as a share of the first one's run time. Requests whose items have just run come
 back with their next step, and shall share the next batch. The pause ends as soon as all of them are back."""
+
+LEAST_HOLD = 0.005
+"""Seconds of that pause at least where a query's next step follows: it comes, so the time is hardly ever used up."""
 
 MARGIN = 1.3
 """Factor on the estimated time until the answer of a new request. Run times vary by some percent, and under overload
@@ -73,11 +77,16 @@ class Batcher:
         most = max_batch or engine.useful_batch or sys.maxsize
         self._queues = {
             name: ComponentQueue(
-                min(most if _takes_images(manifest, name) else sys.maxsize, manifest.components[name].max_batch_size),
+                min(most if takes_images(manifest, name) else sys.maxsize, manifest.components[name].max_batch_size),
                 uneven=scheduling[name].uneven_cost,
             )
             for name in order
         }
+        # Models that run backbone and decoder at once: a query's first and last step.
+        self._queries = query_models(engine, manifest)
+        for system, model in self._queries.items():
+            largest = min(manifest.components[part].max_batch_size for part in manifest.query_components(system))
+            self._queues[model] = ComponentQueue(min(max_batch or sys.maxsize, largest))
         self._entrances = {name for name in order if scheduling[name].entrance}
         paths = [manifest.query_components(system) for system in manifest.systems]
         # Several systems may share a backbone: what follows it is not one component but a set.
@@ -88,7 +97,10 @@ class Batcher:
                     self._followers.setdefault(first, set()).add(second)
         # Components that finish a request, which is answered then and does not come back.
         self._lasts = {path[-1] for path in paths if path and not scheduling[path[-1]].uneven_cost}
+        self._entrances.update(self._queries.values())
+        self._lasts.update(self._queries.values())
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
+        self._compute = partial(run_batch, engine)
         self._numbers = count()
         self._runs: set[asyncio.Task[None]] = set()
         self._running: dict[asyncio.Task[None], tuple[str, int, float]] = {}
@@ -128,8 +140,8 @@ class Batcher:
         return sum(queue.items for queue in self._queues.values())
 
     def query_model(self, system: str) -> str | None:
-        """None: between two models of one process, features are handed on without being copied."""
-        return None
+        """See `service.engines.base.RowRunner.query_model`."""
+        return self._queries.get(system)
 
     async def submit(
         self,
@@ -307,7 +319,8 @@ class Batcher:
             if self._hold is not None:
                 self._hold.cancel()
             self._returning += size
-            pause = HOLD * (loop.time() - started)
+            least = LEAST_HOLD if component in self._followers else 0.0
+            pause = max(least, HOLD * (loop.time() - started))
             self._hold = loop.call_later(pause, self._end_hold, context=self._no_request)
         self._dispatch_soon()
 
@@ -360,19 +373,6 @@ class Batcher:
                     outputs = {name: array[index] for name, array in results.items()}
                     item.future.set_result(BatchResult(outputs, waited, now - started))
 
-    def _compute(self, batch: list[BatchItem]) -> dict[str, npt.NDArray[Any]]:
-        """Stacks and runs items, in a thread of the pool."""
-        first = batch[0]
-        if len(batch) == 1:
-            inputs = {name: array[np.newaxis] for name, array in first.inputs.items()}
-        else:
-            inputs = {name: np.stack([item.inputs[name] for item in batch]) for name in first.inputs}
-        outputs = self._engine.run(first.component, inputs, first.outputs)
-        for name in first.outputs:
-            if name not in outputs or len(outputs[name]) != len(batch):
-                raise EngineError(first.component, f"no {name!r} for each of {len(batch)} items")
-        return outputs
-
     async def _sit_out(self, call: asyncio.Future[dict[str, npt.NDArray[Any]]], batch: list[BatchItem]) -> None:
         """Fails all items while a run hangs, and returns if it ever ends: a thread cannot be stopped."""
         component = batch[0].component
@@ -392,8 +392,3 @@ class Batcher:
         self._hanging -= 1
         self._observer.engine_healthy(self.healthy)
         logger.warning("%s: the engine answers again", component)
-
-
-def _takes_images(manifest: Manifest, component: str) -> bool:
-    """Whether batch items of a component are crops."""
-    return any(tensor.name == "image" and tensor.dtype == "uint8" for tensor in manifest.components[component].inputs)

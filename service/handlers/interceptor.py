@@ -1,9 +1,10 @@
-"""What every call of cape.v1 passes through: limits, deadlines, metrics, and errors made into statuses."""
+"""The interceptor of every call of cape.v1: limits, metrics, the log line, and errors turned into statuses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -16,36 +17,48 @@ from service.access.audit import Audit
 from service.access.callers import EVERYBODY, Caller, current_caller
 from service.errors import (
     CallerLimitError,
+    DeadlineError,
     InvalidFieldError,
     MessageSizeError,
     QueueFullError,
+    ServiceError,
 )
 from service.handlers.error_statuses import grpc_code, status_of
-from service.handlers.request_ids import identified, identity
+from service.handlers.request_ids import request_id_metadata, with_request_id
 from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_context import Tracer
+from service.telemetry.call_facts import text_of
+from service.telemetry.metrics import QUERY_METHODS, Metrics
+from service.telemetry.outcomes import outcome_of
+from service.telemetry.request_context import Tracer, current_request
 from service.telemetry.spans import describe_span
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = "/cape.v1."
-"""Methods of other packages (health, reflection) are left alone: a full server still answers its probes."""
+"""Methods of other packages (health, reflection) are not counted: a full server still answers its probes."""
 
 SMOOTHING = 0.1
-"""Weight of the newest call in the running mean of how long answered calls take."""
+"""Weight of the newest call in the running mean of the duration of answered calls."""
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of cape.v1, which may simply raise what goes wrong.
+    """Wraps the handlers of cape.v1, which raise `service.errors`.
 
-    Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
+    Calls with one answer and streams are counted separately, so that idle streams do not keep other calls out.
     """
 
-    def __init__(self, metrics: Metrics, max_in_flight: int, shutdown: Shutdown, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        max_in_flight: int,
+        shutdown: Shutdown,
+        tracer: Tracer | None = None,
+        *,
+        logged_share: float = 1.0,
+    ) -> None:
         """Starts without calls.
 
         Args:
@@ -53,7 +66,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             max_in_flight: most calls with one answer at a time, and most streams.
             shutdown: refuses calls once it has begun, and waits for those that run.
             tracer: records spans; None where traces are off.
+            logged_share: share of the successful calls that are logged at INFO, 0–1; failed ones always are.
         """
+        self._logged_share = logged_share
         self._shutdown = shutdown
         self._tracer = tracer
         self._metrics = metrics
@@ -79,15 +94,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         caller = current_caller()
         return make(
-            identified(self._guarded(behaviour, method, streams, caller), path, self._tracer),
-            request_deserializer=_forgiving(handler.request_deserializer, caller.quota.max_message_bytes),
+            with_request_id(self._guarded(behaviour, method, streams, caller), path, self._tracer),
+            request_deserializer=_checked(handler.request_deserializer, caller.quota.max_message_bytes),
             response_serializer=handler.response_serializer,
         )
 
     def _guarded(self, behaviour: Behaviour, method: str, streams: bool, caller: Caller) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
-            code = grpc.StatusCode.OK
+            code, message = grpc.StatusCode.OK, ""
+            failure: BaseException | None = None
             self._metrics.request_started(method)
             self._in_flight[streams] += 1
             self._shutdown.call_started()
@@ -95,43 +111,70 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._shutdown.refuse_if_begun()
                 if self._in_flight[streams] > self._max_in_flight:
                     raise QueueFullError(self._typical_seconds)
+                if (current := current_request()) is not None:
+                    current.refuse_invalid_id()
                 with caller.quota.call():
                     caller.quota.count_request()
-                    return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
+                    if not streams:
+                        return await behaviour(_decoded(request), context)
+                    with caller.streams.opened():
+                        return await behaviour(_decoded_each(request), context)
             except asyncio.CancelledError:
                 # gRPC cancels the handler when its deadline passes, too.
                 remaining = context.time_remaining()
                 late = remaining is not None and remaining <= 0
+                failure = DeadlineError("") if late else asyncio.CancelledError()
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:
+                failure = error
                 if isinstance(error, CallerLimitError | MessageSizeError):
                     self._metrics.caller_refused("size" if isinstance(error, MessageSizeError) else error.limit)
                 status = status_of(error)
                 code = grpc_code(status)
+                message = status.message
                 answer = rpc_status.to_status(status)
-                return await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *identity()))
+                return await context.abort(
+                    answer.code, answer.details, (*answer.trailing_metadata, *request_id_metadata())
+                )
             finally:
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:
                     self._typical_seconds += SMOOTHING * (seconds - self._typical_seconds)
                 self._in_flight[streams] -= 1
                 self._shutdown.call_ended()
-                self._metrics.request_finished(method, code.name, seconds)
+                request_context = current_request()
+                traced = request_context.trace_id if request_context and request_context.tracer else ""
+                self._metrics.request_finished(method, code.name, seconds, traced)
+                # Batches and streams count their own items. A call that is refused as a whole counts as one.
+                if method == "EstimatePose" or (method in QUERY_METHODS and isinstance(failure, ServiceError)):
+                    self._metrics.item_finished(method, outcome_of(failure), caller.tenant)
                 describe_span({"rpc.grpc.status_code": code.value[0]})
-                fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
-                level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-                logger.log(level, "%s %s %.1f ms", method, code.name, seconds * 1e3, extra={"fields": fields})
+                self._log(method, code, seconds, message)
                 if caller is not EVERYBODY:
                     self._audit.answered(caller, method, context.peer(), code, seconds)
 
         return guarded
 
+    def _log(self, method: str, code: grpc.StatusCode, seconds: float, message: str) -> None:
+        """Writes the log line of a call that has ended."""
+        sampled = code is not grpc.StatusCode.OK or random.random() < self._logged_share
+        level = logging.INFO if sampled else logging.DEBUG
+        if not logger.isEnabledFor(level):
+            return
+        current = current_request()
+        facts = dict(current.facts) if current is not None else {}
+        if message:
+            facts["error"] = message
+        fields = {"method": method, "code": code.name, "seconds": round(seconds, 6), **facts}
+        text = f" {text_of(facts)}" if facts else ""
+        logger.log(level, "%s %s %.1f ms%s", method, code.name, seconds * 1e3, text, extra={"fields": fields})
 
-def _forgiving(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Callable[[bytes], Any]:
-    """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault.
 
-    So are messages of more than `max_bytes`, which are not looked into.
+def _checked(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Callable[[bytes], Any]:
+    """A deserializer that returns an error for bytes that are not a message; gRPC would answer INTERNAL.
+
+    Messages of more than `max_bytes` become an error without being parsed.
     """
 
     def deserialized(data: bytes) -> Any:
@@ -146,7 +189,7 @@ def _forgiving(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Ca
 
 
 def _decoded(request: Any) -> Any:
-    """A request, unless its bytes were no message, or too many: then raises InvalidFieldError or MessageSizeError."""
+    """A request; raises InvalidFieldError or MessageSizeError where `_checked` returned an error."""
     if isinstance(request, MessageSizeError):
         raise request
     if isinstance(request, DecodeError):
@@ -155,6 +198,6 @@ def _decoded(request: Any) -> Any:
 
 
 async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The requests of a stream, each passed through `_decoded`."""
+    """The requests of a stream, each checked by `_decoded`."""
     async for request in requests:
         yield _decoded(request)

@@ -9,6 +9,7 @@ from typing import Any
 from cape.manifest import Manifest
 from cape.v1 import modality_pb2
 from service.engines.base import BatchRunner
+from service.errors import InvalidFieldError
 from service.pipelines.base import Pipeline
 from service.pipelines.language_model import LanguageEstimator
 from service.pipelines.prompts import prompt_cache
@@ -50,7 +51,10 @@ class Pipelines:
         """
         texts, tokens = embedding_cache(text_cache_bytes), support_cache(support_cache_bytes)
         prompts = prompt_cache(text_cache_bytes)
-        encoder = SupportEncoder(manifest, runner, text_embedders(repository, manifest, runner, texts))
+        embedders = text_embedders(repository, manifest, runner, texts)
+        encoder = SupportEncoder(manifest, runner, embedders)
+        # Where every system reads texts, a support whose texts none of them can read is refused when it is created.
+        self._embedders = list(embedders.values()) if len(embedders) == len(manifest.systems) else []
         self._poses = PoseEstimator(manifest, runner, encoder, tokens)
         self._language = LanguageEstimator(repository, manifest, runner, prompts)
         self._words_alone = not manifest.support_systems
@@ -70,10 +74,19 @@ class Pipelines:
         return self._poses.known() | self._language.known()
 
     def check_words(self, support: SupportOutline) -> None:
-        """Refuses words that no system here can take: where all systems are language models, with limits of their own.
+        """Refuses texts that no system of the repository can read.
 
         Raises:
             InvalidFieldError: the field path is relative to the support.
         """
         if self._words_alone and modality_pb2.MODALITY_TEXT in support.modalities:
             self._language.check_words(support)
+        if modality_pb2.MODALITY_TEXT in support.modalities and self._embedders:
+            errors = []
+            for embedder in self._embedders:
+                try:
+                    embedder.check(support)
+                except InvalidFieldError as error:
+                    errors.append(error)
+            if len(errors) == len(self._embedders):
+                raise errors[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, pose_service_pb2
 from service.access.callers import current_caller
-from service.errors import InvalidFieldError, NotFoundError
-from service.images import ImageLimits, OpenedImage, check_image, open_image
+from service.decoding import DecodePool
+from service.errors import InvalidFieldError, NotFoundError, QueueFullError
+from service.images import ImageLimits, check_image, open_image
 from service.pipelines.answers import MODEL_PREFIX, duration, pose_instance, provenance
 from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
 from service.pipelines.deadlines import due
@@ -25,6 +26,7 @@ from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box
 from service.tasks import together
+from service.telemetry.call_facts import query_answered
 from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor
 from service.telemetry.spans import describe_span, record_span, span
@@ -37,6 +39,8 @@ MAP_WEIGHT = 10
 
 MAX_WEIGHT_IN_LOOP = 700
 """Keypoints written in the event loop: 2 to 4 ms. More are written in a thread."""
+
+Decoded = TypeVar("Decoded")
 
 Partial: TypeAlias = Callable[[pose_service_pb2.EstimatePoseResponse], None]
 """Takes a message of keypoints that were found while others are still looked for, to be sent when that is possible."""
@@ -96,7 +100,7 @@ class Estimation:
         *,
         default_system: str,
         max_boxes: int,
-        pool: Executor,
+        pool: DecodePool,
         metrics: Metrics,
         performance: PerformanceMonitor,
         max_answer_bytes: int,
@@ -223,6 +227,7 @@ class Estimation:
             self._metrics.stage_finished(stage, stages[stage])
             getattr(response.timing, stage).CopyFrom(duration(stages[stage]))
         self._metrics.instances_answered(system, len(query.crops))
+        query_answered(system, len(query.crops), stages, cached=trace.cache_hit)
         total = asyncio.get_running_loop().time() - started
         response.timing.total.CopyFrom(duration(total))
         self._performance.record(system, total, instances=len(query.crops), warm=trace.cache_hit)
@@ -318,22 +323,47 @@ class Estimation:
         loop = asyncio.get_running_loop()
         started = loop.time()
 
-        def decode_and_crop() -> tuple[OpenedImage, list[Crop], list[np.ndarray], float]:
+        def decode_and_crop() -> tuple[int, int, list[Crop], list[np.ndarray], float]:
             with _field("image"):
                 image = open_image(request.image, self._limits)
-            crops = query_crops(_pixel_boxes(request, image.width, image.height), image, self._manifest)
-            with _field("image"):
-                photograph = image.decode(crops)
-            decoded = loop.time()
-            return image, crops, [photograph.extract(crop) for crop in crops], decoded
+            try:
+                boxes = _pixel_boxes(request, image.width, image.height)
+                crops = query_crops(boxes, image, self._manifest)
+                with _field("image"):
+                    pixels = image.decode(crops)
+                decoded = loop.time()
+                return image.height, image.width, crops, [pixels.extract(crop) for crop in crops], decoded
+            finally:
+                image.close()
 
-        image, crops, pixels, decoded = await loop.run_in_executor(self._pool, decode_and_crop)
+        height, width, crops, pixels, decoded = await self._decoded(decode_and_crop)
         prepared = loop.time()
         record_span("decode", prepared - started, decoded - started)
         record_span("prepare", prepared - decoded, prepared - decoded)
         with span("backbone"):
             features = await self._pipelines[system].start_query(system, source, pixels, deadline)
-        return _Query(image.height, image.width, crops, features, decoded - started, prepared - decoded)
+        return _Query(height, width, crops, features, decoded - started, prepared - decoded)
+
+    async def _decoded(self, decode: Callable[[], Decoded]) -> Decoded:
+        """Runs `decode` in a thread, for no longer than an image may take.
+
+        Raises:
+            InvalidFieldError: field 'image.encoded', it takes too long.
+            QueueFullError: no thread came free in that time.
+        """
+        future: Future[Decoded] = self._pool.submit(decode)
+        waiting = asyncio.wrap_future(future)
+        try:
+            done, _ = await asyncio.wait((waiting,), timeout=self._pool.max_seconds)
+        except asyncio.CancelledError:
+            waiting.cancel()
+            raise
+        if done:
+            return waiting.result()
+        if future.cancel():
+            raise QueueFullError(self._pool.max_seconds)
+        seconds = f"{self._pool.max_seconds:g} s"
+        raise InvalidFieldError("image.encoded", f"decoding takes longer than {seconds}; send a simpler image")
 
 
 class _Writer:

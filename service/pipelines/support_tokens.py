@@ -28,6 +28,7 @@ from service.engines.base import BatchResult, BatchRunner
 from service.pipelines.base import Estimate, Estimates, PartialCallback, SupportTrace
 from service.pipelines.image_features import image_features
 from service.pipelines.support_encoder import SupportEncoder, SupportTokens
+from service.pipelines.texts import TextError, text_field_error
 from service.supports.store import SupportSource
 from service.tasks import all_of
 
@@ -50,7 +51,7 @@ SupportCache: TypeAlias = SingleFlightCache[tuple[str, str], tuple[SupportTokens
 
 def support_cache(max_bytes: int) -> SupportCache:
     """A cache of support tokens that holds at most `max_bytes`."""
-    return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes)
+    return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes, group=lambda key: key[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,10 @@ class PoseEstimator:
         """
 
         async def compute() -> tuple[SupportTokens, SupportTrace]:
-            return await self._encoder.encode(system, await source.load(), deadline)
+            try:
+                return await self._encoder.encode(system, await source.load(), deadline)
+            except TextError as error:
+                raise source.complaint(text_field_error(error, source.definition)) from None
 
         (tokens, trace), hit = await self._supports.get(
             (source.definition.key, self._versions[system]), compute, deadline
@@ -211,7 +215,7 @@ class PoseEstimator:
 
     def forget(self, key: str) -> None:
         """Drops what was computed from a support, for every system: it has been deleted."""
-        self._supports.invalidate(lambda cached: cached[0] == key)
+        self._supports.invalidate(key)
 
     def known(self) -> set[str]:
         """Keys of the supports of which something is kept, or being computed."""

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from cape.manifest import Manifest, TextEncoderManifest
 from service.caches import SingleFlightCache
 from service.engines.base import BatchRunner
+from service.errors import InvalidFieldError
+from service.supports.outline import SupportOutline
 from service.tasks import all_of
 
 TOKEN_MULTIPLE = 8
@@ -34,6 +36,33 @@ def embedding_cache(max_bytes: int) -> EmbeddingCache:
     return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes)
 
 
+class TextError(ValueError):
+    """A text that a text encoder cannot tell from others.
+
+    Attributes:
+        text: the text.
+    """
+
+    def __init__(self, text: str, problem: str) -> None:
+        self.text = text
+        super().__init__(problem)
+
+
+def text_field_error(error: TextError, support: SupportOutline) -> InvalidFieldError:
+    """The same error with the field of the support that holds the text."""
+    index = support.texts.index(error.text)
+    field = "description" if support.descriptions[index] else "name"
+    return InvalidFieldError(f"keypoints[{index}].{field}", str(error))
+
+
+def _unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The token of characters that the vocabulary lacks; None where it lacks none, as with bytes."""
+    for name in (getattr(tokenizer.model, "unk_token", None), "[UNK]", "<unk>"):
+        if name and (token := tokenizer.token_to_id(name)) is not None:
+            return int(token)
+    return None
+
+
 class TextTokenizer:
     """Turns a text into the inputs of a text encoder."""
 
@@ -49,19 +78,42 @@ class TextTokenizer:
         except Exception as error:  # The library raises bare exceptions.
             raise ValueError(f"{path}: not a readable tokenizer: {error}") from None
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=encoder.max_tokens)
+        self._tokenizer.no_truncation()
+        self._unknown = _unknown_token(self._tokenizer)
         self._max_tokens = encoder.max_tokens
         self._pad_token_id = encoder.pad_token_id
 
     def encode(self, texts: Sequence[str]) -> list[TokenisedText]:
-        """Tokenises texts; blocks for half a millisecond per thousand characters.
+        """Tokenises texts. Blocks for half a millisecond per thousand characters.
 
         Returns:
             input_ids and attention_mask of each, int64 [1, T]: a support of one keypoint, without batch axis. T
             is a multiple of 8 unless the encoder's largest number of tokens is not.
+
+        Raises:
+            TextError: a text has too many tokens, or most of it is unknown to the vocabulary.
         """
         # Not the library's encode_batch: it starts a thread per CPU, all of which the engine keeps busy.
-        return [self._padded(self._tokenizer.encode(text).ids) for text in texts]
+        return [self._padded(self._checked(text)) for text in texts]
+
+    def _checked(self, text: str) -> list[int]:
+        encoding = self._tokenizer.encode(text)
+        words = [
+            token
+            for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+            if not special or token == self._unknown
+        ]
+        if len(encoding.ids) > self._max_tokens:
+            raise TextError(
+                text, f"{len(encoding.ids)} tokens of the text encoder's vocabulary; at most {self._max_tokens}"
+            )
+        unknown = words.count(self._unknown) if self._unknown is not None else 0
+        if not words or unknown > len(words) / 2:
+            raise TextError(
+                text,
+                "the text encoder's vocabulary does not have it: use other words, or only MODALITY_IMAGE",
+            )
+        return encoding.ids
 
     def _padded(self, ids: list[int]) -> TokenisedText:
         length = min(-(-len(ids) // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, self._max_tokens)
@@ -108,6 +160,17 @@ class TextEmbedder:
         self._runner = runner
         self._cache = cache
 
+    def check(self, support: SupportOutline) -> None:
+        """Refuses a support whose texts the text encoder cannot read.
+
+        Raises:
+            InvalidFieldError: relative to the support.
+        """
+        try:
+            self._tokenizer.encode(support.texts)
+        except TextError as error:
+            raise text_field_error(error, support) from None
+
     async def embed(self, texts: Sequence[str], deadline: float | None = None, owner: str = "") -> Embeddings:
         """Encodes texts, or looks their embeddings up.
 
@@ -117,6 +180,7 @@ class TextEmbedder:
             owner: whose texts; answers say which were known, and that must not tell of other tenants' texts.
 
         Raises:
+            TextError: the text encoder cannot read a text.
             DeadlineError, QueueFullError, EngineError: from the runner.
         """
         new = [text for text in texts if (owner, self._digest, text) not in self._cache]

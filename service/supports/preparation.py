@@ -84,6 +84,13 @@ def _shot(example: support_pb2.SupportExample, manifest: Manifest, limits: Image
         image = open_image(example.image, limits)
     except InvalidFieldError as error:
         raise error.within("image") from None
+    try:
+        return _cropped(example, image, manifest)
+    finally:
+        image.close()
+
+
+def _cropped(example: support_pb2.SupportExample, image: OpenedImage, manifest: Manifest) -> Shot:
     height, width = image.height, image.width
     for index, keypoint in enumerate(example.keypoints):
         for field, value, end in (("x", keypoint.x, width), ("y", keypoint.y, height)):

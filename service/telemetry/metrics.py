@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from cape.manifest import Manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.engines.base import BatchObserver
+from service.supports.registry import Health
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
+from service.telemetry.outcomes import OUTCOMES, Outcome
 from service.telemetry.performance import SystemPerformance
 
 Stage = Literal["decode", "prepare", "support", "backbone", "decoder", "queue"]
@@ -30,8 +32,11 @@ Refusal = Literal["token", "rate", "calls", "size"]
 """Why a caller was turned away: no token, or over one of its limits."""
 
 RegistryOperation = Literal["create", "get", "list", "delete"]
-RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
-"""'invalid' is a caller's page token; 'error' is the registry's own failure."""
+RegistryOutcome = Literal["ok", "not_found", "invalid", "quota", "full", "cancelled", "error"]
+"""'invalid': a caller's page token; 'quota': a tenant's storage quota; 'error': a failure of the registry."""
+
+ITEM_METHODS = ("BatchEstimatePose", "StreamEstimatePose")
+"""Methods whose calls have several items, each with a code of its own."""
 
 METHODS = tuple(
     method.name
@@ -41,8 +46,14 @@ METHODS = tuple(
 )
 """Every RPC of cape.v1, by its bare name."""
 
-DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds: 1 ms to 10 s, three a decade."""
+DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds: 1 ms to 1 min. The default deadline is 30 s, and streams and first queries may take that long."""
+
+QUERY_METHODS = ("EstimatePose", "BatchEstimatePose", "StreamEstimatePose")
+"""RPCs that carry queries: one, or many."""
+
+MAX_TENANTS = 100
+"""Values of the label `tenant`; further tenants share 'other', so that a token file cannot exhaust Prometheus."""
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Rows per batch."""
@@ -73,8 +84,31 @@ class Metrics(BatchObserver):
             registry=registry,
             buckets=DURATION_BUCKETS,
         )
+        self._items = Counter(
+            "capeserve_items",
+            "Finished queries: calls, and items of batches and streams",
+            ("method", "result"),
+            registry=registry,
+        )
+        self._tenant_items = Counter(
+            "capeserve_tenant_items", "Finished queries by tenant", ("tenant", "result"), registry=registry
+        )
+        self._tenants: set[str] = set()
         self._in_flight = Gauge(
             "capeserve_requests_in_flight", "Requests being worked on", ("method",), registry=registry
+        )
+        self._item_duration = Histogram(
+            "capeserve_item_duration_seconds",
+            "From reading an item of a batch or stream to its answer",
+            ("method",),
+            registry=registry,
+            buckets=DURATION_BUCKETS,
+        )
+        self._background_failures = Counter(
+            "capeserve_background_task_failures",
+            "Failures of background tasks, which start again",
+            ("task",),
+            registry=registry,
         )
         self._instances = Counter("capeserve_instances", "Objects answered", ("model",), registry=registry)
         self._stage_duration = Histogram(
@@ -133,6 +167,13 @@ class Metrics(BatchObserver):
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
         self._registry_healthy.set(1)
+        self._registry_full = Gauge(
+            "capeserve_registry_full", "1 while the support registry has no room for new supports", registry=registry
+        )
+        self._tokens_current = Gauge(
+            "capeserve_tokens_current", "0 while the token file is missing or invalid", registry=registry
+        )
+        self._tokens_current.set(1)
         self._callers_refused = Counter(
             "capeserve_callers_refused",
             "Calls over a limit of their token, or without one",
@@ -165,6 +206,11 @@ class Metrics(BatchObserver):
             self._in_flight.labels(method)
             for code in grpc.StatusCode:
                 self._requests.labels(method, code.name)
+        for method in ITEM_METHODS:
+            self._item_duration.labels(method)
+        for method in QUERY_METHODS:
+            for outcome in OUTCOMES:
+                self._items.labels(method, outcome)
         for component in manifest.components:
             self._queue_depth.labels(component)
             self._engine_errors.labels(component)
@@ -190,11 +236,36 @@ class Metrics(BatchObserver):
         """An RPC has arrived; `method` is its bare name: 'EstimatePose'."""
         self._in_flight.labels(method).inc()
 
-    def request_finished(self, method: str, code: str, seconds: float) -> None:
-        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'."""
+    def watch_certificates(self, expiry: Callable[[], float]) -> None:
+        """Reports when the first of the server's certificates expires, in seconds since 1970, whenever asked."""
+        gauge = Gauge(
+            "capeserve_certificate_expiry_timestamp_seconds", "When TLS certificates expire", registry=self.registry
+        )
+        gauge.set_function(expiry)
+
+    def request_finished(self, method: str, code: str, seconds: float, trace_id: str = "") -> None:
+        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'.
+
+        `trace_id` becomes the exemplar of the duration, which Prometheus reads as OpenMetrics; empty: not traced.
+        """
         self._in_flight.labels(method).dec()
         self._requests.labels(method, code).inc()
-        self._request_duration.labels(method).observe(seconds)
+        self._request_duration.labels(method).observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def item_finished(self, method: str, outcome: Outcome, tenant: str) -> None:
+        """A query is over: a call of EstimatePose, or an item of a batch or stream.
+
+        Args:
+            method: bare name of the RPC.
+            outcome: see `Outcome`.
+            tenant: of the caller's token; empty where the server asks for none.
+        """
+        self._items.labels(method, outcome).inc()
+        if tenant:
+            if tenant not in self._tenants and len(self._tenants) >= MAX_TENANTS:
+                tenant = "other"
+            self._tenants.add(tenant)
+            self._tenant_items.labels(tenant, outcome).inc()
 
     def instances_answered(self, model: str, count: int) -> None:
         """A query was answered for `count` boxes; `model` is a system of the manifest."""
@@ -236,9 +307,27 @@ class Metrics(BatchObserver):
         self._registry_operations.labels(operation, outcome).inc()
         self._registry_duration.labels(operation).observe(seconds)
 
-    def registry_healthy(self, healthy: bool) -> None:
-        """Whether the support registry can be used."""
-        self._registry_healthy.set(1 if healthy else 0)
+    def registry_health(self, health: Health) -> None:
+        """Reports whether the support registry can be used, and whether it has room."""
+        self._registry_healthy.set(0 if health == "unavailable" else 1)
+        if health != "unavailable":
+            self._registry_full.set(1 if health == "full" else 0)
+
+    def item_timed(self, method: str, seconds: float) -> None:
+        """Times an item of a batch or stream."""
+        self._item_duration.labels(method).observe(seconds)
+
+    def background_task_started(self, task: str) -> None:
+        """Adds a background task, with no failures."""
+        self._background_failures.labels(task)
+
+    def background_task_failed(self, task: str) -> None:
+        """Counts a failure of a background task."""
+        self._background_failures.labels(task).inc()
+
+    def tokens_loaded(self, current: bool) -> None:
+        """Reports whether the tokens in use are those of the token file."""
+        self._tokens_current.set(1 if current else 0)
 
     def caller_refused(self, reason: str) -> None:
         """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""

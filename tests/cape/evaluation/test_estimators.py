@@ -14,13 +14,13 @@ from cape.annotations import read_support
 from cape.checkpoints import Checkpoint, load_checkpoint, untrained
 from cape.data.dataset import AnnotatedObject, Category
 from cape.data.pairs import draw_pairs
-from cape.drawing import read_image
 from cape.evaluation.checkpoint import CheckpointEstimator
 from cape.evaluation.estimator import EstimationError, Estimator, QueryObject
 from cape.evaluation.run import EvaluationRun, run_pairs
 from cape.evaluation.service import BARE_PIXELS, ServiceEstimator
 from cape.evaluation.supports import support_definition
 from cape.evaluation.variations import variation
+from cape.images import read_image
 from cape.modalities import MissingModalityError
 from cape.support import Box, SupportDefinition
 from tests.conftest import tiny_configuration

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.batching.batcher import Batcher
-from service.pipelines.texts import TextEmbedder, TextTokenizer, embedding_cache, text_embedders
+from service.pipelines.texts import TextEmbedder, TextError, TextTokenizer, embedding_cache, text_embedders
 from tests.service.numpy_engine import DIMENSION, NumpyEngine, tiny_manifest, until, write_tokenizer
 
 
@@ -43,7 +43,7 @@ def test_a_text_is_padded_to_eight_tokens(repository: Path) -> None:
     assert inputs["input_ids"].dtype == inputs["attention_mask"].dtype == np.int64
 
 
-@pytest.mark.parametrize(("words", "tokens"), [(8, 8), (9, 16), (16, 16), (17, 20), (500, 20)])
+@pytest.mark.parametrize(("words", "tokens"), [(8, 8), (9, 16), (16, 16), (17, 20), (20, 20)])
 def test_a_text_takes_a_multiple_of_eight_tokens_up_to_what_the_encoder_takes(
     repository: Path, words: int, tokens: int
 ) -> None:
@@ -111,3 +111,18 @@ async def test_a_caller_who_leaves_takes_its_texts_out_of_the_queue(
         await until(lambda: embedder._runner.queued == 0)
     await running
     assert engine.batches() == [1]
+
+
+def test_a_text_of_too_many_tokens_is_refused_not_cut(repository: Path) -> None:
+    with pytest.raises(TextError, match="21 tokens of the text encoder's vocabulary; at most 20"):
+        tokenizer(repository).encode(["leg " * 21])
+
+
+@pytest.mark.parametrize("text", ["👁️", "left foo bar", "\u200b"])
+def test_a_text_that_is_mostly_unknown_to_the_vocabulary_is_refused(repository: Path, text: str) -> None:
+    with pytest.raises(TextError, match="vocabulary"):
+        tokenizer(repository).encode([text])
+
+
+def test_a_text_with_a_few_unknown_words_is_read(repository: Path) -> None:
+    tokenizer(repository).encode(["left eye foo", "left foo"])
