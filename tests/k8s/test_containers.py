@@ -33,7 +33,10 @@ def test_hadolint_has_nothing_to_say(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "extras"),
-    [("service", ("serve", "serve-base", "redis", "triton", "tracing")), ("exporter", ("export", "models", "demo"))],
+    [
+        ("service", ("serve", "serve-base", "redis", "triton", "tracing", "openvino")),
+        ("exporter", ("export", "models", "demo")),
+    ],
 )
 def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_for(
     name: str, extras: tuple[str, ...]
