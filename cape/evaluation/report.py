@@ -64,7 +64,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     if evaluation.run.unscored:
         found.append(
             f"{evaluation.run.unscored} pairs have no keypoint that is visible in the query and in every support;"
-            " they are left out."
+            + (" they are left out." if configuration.scoring == "common" else " they count as 0, as published.")
         )
     if evaluation.overall.unlocated > 0:
         found.append(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,7 @@ class EvaluationRun:
         modalities: what of the supports was used.
         left_out: pairs left out because an object cannot be read.
         unreadable: why, a message for each such object.
+        unscored_by_category: index of a category → number of its pairs that cannot be scored.
     """
 
     results: tuple[PairResult, ...]
@@ -67,6 +69,7 @@ class EvaluationRun:
     modalities: tuple[Modality, ...]
     left_out: int = 0
     unreadable: tuple[str, ...] = ()
+    unscored_by_category: Mapping[int, int] = field(default_factory=dict)
 
 
 def run_pairs(
@@ -97,6 +100,7 @@ def run_pairs(
     results: list[PairResult] = []
     used: set[Modality] = set()
     unreadable: dict[int, str] = {}
+    empty: Counter[int] = Counter()
     total, done, left_out = plan.pairs, 0, 0
     progress(0, total)
     for number, episode in enumerate(plan.episodes):
@@ -123,6 +127,7 @@ def run_pairs(
         supports = [found[object_id] for object_id in episode.supports]
         queries = [found[object_id] for object_id in episode.queries]
         common = seen_in_all(supports)
+        empty[episode.category] += sum(not (query.visible & common).any() for query in queries)
         scorable = [row for row, query in enumerate(queries) if (query.visible & common).any()]
         if scorable:
             category = dataset.categories[episode.category]
@@ -148,6 +153,7 @@ def run_pairs(
         tuple(kind for kind in order if kind in used),
         left_out,
         tuple(unreadable.values()),
+        dict(+empty),
     )
 
 
