@@ -26,6 +26,7 @@ from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
 from service.handlers.interceptor import CallInterceptor
+from service.handlers.message_memory import MessageMemory
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.support import SupportService
@@ -136,7 +137,13 @@ async def running_server(
         if settings.metrics_port:
             _start_metrics(settings, application, stack)
         shutdown = Shutdown()
-        calls = CallInterceptor(application.metrics, settings.max_in_flight, shutdown, tracer)
+        calls = CallInterceptor(
+            application.metrics,
+            settings.max_in_flight,
+            shutdown,
+            tracer,
+            MessageMemory(settings.message_memory_bytes, settings.max_message_bytes),
+        )
         access = access_of(settings, application.metrics)
         server = grpc.aio.server(
             interceptors=(calls,) if access is None else (access, calls),

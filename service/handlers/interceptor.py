@@ -21,6 +21,7 @@ from service.errors import (
     QueueFullError,
 )
 from service.handlers.error_statuses import grpc_code, status_of
+from service.handlers.message_memory import HeldMessage, MessageMemory
 from service.handlers.request_ids import identified, identity
 from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
@@ -45,7 +46,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
     """
 
-    def __init__(self, metrics: Metrics, max_in_flight: int, shutdown: Shutdown, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        max_in_flight: int,
+        shutdown: Shutdown,
+        tracer: Tracer | None = None,
+        memory: MessageMemory | None = None,
+    ) -> None:
         """Starts without calls.
 
         Args:
@@ -53,12 +61,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             max_in_flight: most calls with one answer at a time, and most streams.
             shutdown: refuses calls once it has begun, and waits for those that run.
             tracer: records spans; None where traces are off.
+            memory: bounds the request messages that calls hold; None: unbounded.
         """
         self._shutdown = shutdown
         self._tracer = tracer
         self._metrics = metrics
         self._audit = Audit()
         self._max_in_flight = max_in_flight
+        self._memory = memory
         self._in_flight = {False: 0, True: 0}
         self._typical_seconds = 0.1
 
@@ -78,13 +88,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behaviour = handler.stream_stream if streams else handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         caller = current_caller()
+        held = None if streams or self._memory is None else await self._memory.admit()
         return make(
-            identified(self._guarded(behaviour, method, streams, caller), path, self._tracer),
-            request_deserializer=_forgiving(handler.request_deserializer, caller.quota.max_message_bytes),
+            identified(self._guarded(behaviour, method, streams, caller, held), path, self._tracer),
+            request_deserializer=_forgiving(handler.request_deserializer, caller.quota.max_message_bytes, held),
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, behaviour: Behaviour, method: str, streams: bool, caller: Caller) -> Behaviour:
+    def _guarded(
+        self, behaviour: Behaviour, method: str, streams: bool, caller: Caller, held: HeldMessage | None
+    ) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
@@ -115,6 +128,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:
                     self._typical_seconds += SMOOTHING * (seconds - self._typical_seconds)
+                if held is not None:
+                    held.release()
                 self._in_flight[streams] -= 1
                 self._shutdown.call_ended()
                 self._metrics.request_finished(method, code.name, seconds)
@@ -128,13 +143,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
 
-def _forgiving(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Callable[[bytes], Any]:
+def _forgiving(
+    deserialize: Callable[[bytes], Any], max_bytes: int | None, held: HeldMessage | None = None
+) -> Callable[[bytes], Any]:
     """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault.
 
     So are messages of more than `max_bytes`, which are not looked into.
     """
 
     def deserialized(data: bytes) -> Any:
+        if held is not None:
+            held.arrived(len(data))
         if max_bytes is not None and len(data) > max_bytes:
             return MessageSizeError(f"a message of {len(data):,} bytes; this token allows {max_bytes:,}")
         try:
