@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +23,7 @@ from cape.v1 import (
     support_service_pb2,
     support_service_pb2_grpc,
 )
+from service.access.certificate_dates import earliest_expiry
 from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
@@ -150,8 +152,8 @@ async def running_server(
             options=(
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Two servers on one port would share its connections; the second one must fail instead.
-                ("grpc.so_reuseport", 0),
+                # Unless asked for, two servers must not share a port: the second one fails.
+                ("grpc.so_reuseport", int(settings.share_port)),
                 # The messages of calls are read before the calls are counted. This bounds what a connection may have
                 # sent; well above what is let in, so that a full server still says that it is.
                 ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
@@ -167,6 +169,8 @@ async def running_server(
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         port = listen(server, settings)
+        if certificates := [path for path in (settings.tls_certificate, settings.tls_client_authority) if path]:
+            application.metrics.watch_certificates(partial(earliest_expiry, certificates))
         await server.start()
         if settings.health_port:
             stack.push_async_callback((await health_server(settings, probes)).stop, None)
@@ -191,6 +195,7 @@ def _add_services(server: grpc.aio.Server, application: Application, settings: S
         max_batch_items=settings.max_batch_items,
         batch_concurrency=settings.batch_concurrency,
         stream_concurrency=settings.stream_concurrency,
+        metrics=application.metrics,
         shutdown=shutdown,
     )
     support = SupportService(application.supports, default_deadline=settings.default_deadline_seconds)

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    share_port: bool = Field(
+        False,
+        description="Share the gRPC port with other processes of this user (SO_REUSEPORT): the kernel spreads "
+        "connections over them.",
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 turns it off.")
     max_connection_age_seconds: float = Field(
         0.0,

@@ -1,6 +1,6 @@
 """Writes the Grafana dashboard: `python k8s/dashboard/build.py` (or `make dashboard`).
 
-A test builds it again and compares, so that the committed file cannot drift from the panels.
+A test builds it again and compares it with the committed file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from panels import ROWS, TOP, Panel, Query
 OUTPUT = Path(__file__).resolve().parents[1] / "components" / "monitoring" / "dashboard.json"
 
 WIDTH, STAT_HEIGHT, ROW_HEIGHT = 24, 3, 6
-"""In Grafana's grid; the whole fits one screen of 1080 lines."""
+"""Units of Grafana's grid: the dashboard fits one screen of 1080 lines."""
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-SECONDARY_UNITS = {"cores": "none", "errors/s": "reqps", "evictions/s": "short", "paper": "short"}
-"""Last words of legends whose curves are dashed, and read on the right axis where their unit is another."""
+SECONDARY_UNITS = {
+    "batch": "short",
+    "cores": "none",
+    "errors/s": "reqps",
+    "paper": "",
+    "refused": "percentunit",
+    "starts": "short",
+}
+"""Last words of legends whose curves are dashed and use the right axis in this unit; empty: the panel's own axis."""
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard, as Grafana imports it."""
+    """Returns the dashboard as Grafana imports it."""
     panels = []
     for index, panel in enumerate(TOP):
         width = WIDTH // len(TOP)
@@ -115,7 +122,7 @@ def _defaults(panel: Panel) -> dict[str, Any]:
 
 
 def _dashed(panel: Panel) -> list[tuple[str, str]]:
-    """Last word of the legend, and unit, of each query that is drawn dashed."""
+    """Last word of the legend and unit of each dashed query."""
     words = [query.legend.rpartition(" ")[2] for query in panel.queries]
     return [(word, SECONDARY_UNITS[word]) for word in words if word in SECONDARY_UNITS]
 
@@ -123,10 +130,9 @@ def _dashed(panel: Panel) -> list[tuple[str, str]]:
 def _secondary(word: str, unit: str) -> dict[str, Any]:
     properties: list[dict[str, Any]] = [
         {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [6, 6]}},
-        {"id": "unit", "value": unit},
     ]
-    if word != "paper":
-        properties.append({"id": "custom.axisPlacement", "value": "right"})
+    if unit:
+        properties += [{"id": "unit", "value": unit}, {"id": "custom.axisPlacement", "value": "right"}]
     return {"matcher": {"id": "byRegexp", "options": f"/ {word}$/"}, "properties": properties}
 
 

@@ -1,7 +1,6 @@
-"""The panels of the dashboard: what an on-call person looks at, in the order in which they ask.
+"""The panels of the dashboard, in the order in which an on-call person asks.
 
-Is anything wrong (the top line)? Who asks, what fails, how slow is it, and in which stage? Is the engine behind? Do the
-caches help? And how does it compare with the paper?
+Are callers served? Who is not? What limits the service? What changed?
 """
 
 from __future__ import annotations
@@ -9,21 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["reqps", "percentunit", "s", "short", "bytes", "none", "rowsps"]
+Unit = Literal["reqps", "percentunit", "s", "ms", "short", "bytes", "none", "rowsps"]
 
 SELECTED = 'namespace=~"$namespace", pod=~"$pod"'
-"""What the variables at the top leave of all pods."""
+"""Selector of the pods that the variables at the top choose."""
 
 WINDOW = "[$__rate_interval]"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A curve, or one per series.
+    """A PromQL expression: one curve per series.
 
     Attributes:
         expression: PromQL.
-        legend: its name; {{label}} is filled in.
+        legend: name of the curves; {{label}} is replaced by the label.
     """
 
     expression: str
@@ -32,16 +31,16 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel.
+    """One panel.
 
     Attributes:
         title: what is shown.
         description: how to read it, and when to worry.
         queries: its curves.
-        unit: Grafana's name of it.
-        kind: 'stat' is one number of the top line.
-        red_above, red_below: the number turns red there.
-        stacked: the curves add up.
+        unit: as Grafana names it.
+        kind: 'stat' shows one number; they form the top line.
+        red_above, red_below: threshold at which the number turns red.
+        stacked: whether the curves are added up.
     """
 
     title: str
@@ -68,49 +67,52 @@ def _mean(metric: str, by: str) -> str:
 
 
 ESTIMATE = f'{SELECTED}, method="EstimatePose"'
-FAULTS = f'{SELECTED}, code=~"INTERNAL|UNAVAILABLE|UNKNOWN|DATA_LOSS"'
+NAMESPACE = 'namespace=~"$namespace"'
+SERVED = f'{SELECTED}, result=~"answered|failed|refused|late"'
+UNSERVED = f'{SELECTED}, result=~"failed|refused|late"'
 
 TOP = (
     Panel(
-        "Calls",
-        "All methods.",
-        (Query(f"sum(rate(capeserve_requests_total{{{SELECTED}}}{WINDOW}))"),),
-        "reqps",
-        "stat",
-    ),
-    Panel(
-        "Server errors",
-        "Share of calls that failed by our fault. Alert: 1 %.",
+        "Unserved",
+        "Share of queries that the server should have answered and did not. Objective: at most 0.1 %.",
         (
             Query(
-                f"sum(rate(capeserve_requests_total{{{FAULTS}}}{WINDOW})) "
-                f"/ sum(rate(capeserve_requests_total{{{SELECTED}}}{WINDOW}))"
+                f"sum(rate(capeserve_items_total{{{UNSERVED}}}{WINDOW})) "
+                f"/ sum(rate(capeserve_items_total{{{SERVED}}}{WINDOW}))"
             ),
         ),
         "percentunit",
         "stat",
-        red_above=0.01,
+        red_above=0.001,
     ),
     Panel(
         "p95 of EstimatePose",
-        "From arrival to answer. Alert: 1 s.",
+        "From arrival to answer. Objective: 99 % within 1 s.",
         (Query(_quantile(0.95, "capeserve_request_duration_seconds", "", ESTIMATE)),),
         "s",
         "stat",
         red_above=1,
     ),
     Panel(
-        "Queue wait, p95",
-        "The pod that is furthest behind. Alert: 0.5 s.",
-        (Query(f"max(capeserve:queue_wait_seconds:p95_2m{{{SELECTED}}})"),),
-        "s",
+        "Load",
+        "Work offered to the engine ÷ its capacity, of the fullest pod. Autoscalers aim at 0.7; above 1 it refuses.",
+        (Query(f"max(capeserve:load:ratio2m{{{SELECTED}}})"),),
+        "none",
         "stat",
-        red_above=0.5,
+        red_above=1,
     ),
     Panel(
         "Engines healthy",
-        "Pods whose engine answers, of all pods.",
+        "Processes whose engine answers, of all.",
         (Query(f"avg(capeserve_engine_healthy{{{SELECTED}}})"),),
+        "percentunit",
+        "stat",
+        red_below=1,
+    ),
+    Panel(
+        "Registry reachable",
+        "Processes that reach the support registry, of all.",
+        (Query(f"avg(capeserve_registry_healthy{{{SELECTED}}})"),),
         "percentunit",
         "stat",
         red_below=1,
@@ -126,142 +128,187 @@ TOP = (
 )
 """One number each."""
 
-ROWS: tuple[tuple[Panel, ...], ...] = (
-    (
-        Panel(
-            "Traffic",
-            "Finished calls by method.",
-            (Query(_rate("capeserve_requests_total", "method"), "{{method}}"),),
-            "reqps",
-            stacked=True,
-        ),
-        Panel(
-            "What went wrong",
-            "Calls that did not end with OK. INVALID_ARGUMENT and NOT_FOUND are callers' mistakes; RESOURCE_EXHAUSTED "
-            "and DEADLINE_EXCEEDED say that there is too little room; INTERNAL and UNAVAILABLE are ours.",
-            (Query(_rate("capeserve_requests_total", "code", f'{SELECTED}, code!="OK"'), "{{code}}"),),
-            "reqps",
-            stacked=True,
-        ),
-        Panel(
-            "Latency of EstimatePose",
-            "From arrival to answer.",
-            tuple(
-                Query(_quantile(share, "capeserve_request_duration_seconds", "", ESTIMATE), f"p{share * 100:.0f}")
-                for share in (0.5, 0.95, 0.99)
-            ),
-            "s",
-        ),
-        Panel(
-            "Latency by stage, p95",
-            "Waiting included. 'support' is small while its cache hits; 'queue' is a part of the others, not one more.",
-            (Query(_quantile(0.95, "capeserve_stage_duration_seconds", "stage"), "{{stage}}"),),
-            "s",
-        ),
+SERVED_ROW = (
+    Panel(
+        "Queries by result",
+        "Calls of EstimatePose and items of batches and streams. refused, late and failed are the server's fault; "
+        "invalid and limited are the callers'.",
+        (Query(_rate("capeserve_items_total", "result"), "{{result}}"),),
+        "reqps",
+        stacked=True,
     ),
-    (
-        Panel(
-            "Queue depth",
-            "Rows that wait for the engine; with Triton, that it has not answered.",
-            (Query(f"sum by (component) (capeserve_queue_depth{{{SELECTED}}})", "{{component}}"),),
-            "short",
-            stacked=True,
+    Panel(
+        "Latency of EstimatePose",
+        "From arrival to answer.",
+        tuple(
+            Query(_quantile(share, "capeserve_request_duration_seconds", "", ESTIMATE), f"p{share * 100:.0f}")
+            for share in (0.5, 0.95, 0.99)
         ),
-        Panel(
-            "Queue wait by component, p95",
-            "Scale out when it stays above the time of a run. With Triton: the last panel.",
-            (Query(_quantile(0.95, "capeserve_queue_wait_seconds", "component"), "{{component}}"),),
-            "s",
-        ),
-        Panel(
-            "Rows dropped",
-            "full: turned away; deadline: too late to begin with; cancelled: the caller left; engine: it failed.",
-            (Query(_rate("capeserve_queue_dropped_total", "reason"), "{{reason}}"),),
-            "rowsps",
-            stacked=True,
-        ),
-        Panel(
-            "Batch size, mean",
-            "Rows of a run. 1 with an idle engine is right; 1 with a deep queue is not.",
-            (Query(_mean("capeserve_batch_size", "component"), "{{component}}"),),
-            "short",
-        ),
+        "s",
     ),
-    (
-        Panel(
-            "Engine run, p95",
-            "One run of each component; with Triton, a row there and back.",
-            (Query(_quantile(0.95, "capeserve_engine_run_duration_seconds", "component"), "{{component}}"),),
-            "s",
+    Panel(
+        "Error budget burn",
+        "Errors ÷ what the objective allows. The fast alert fires at 14.4, the slow one at 6.",
+        (
+            Query(f"capeserve:availability_errors:ratio_1h{{{NAMESPACE}}} / 0.001", "availability {{namespace}}"),
+            Query(f"capeserve:latency_errors:ratio_1h{{{NAMESPACE}}} / 0.01", "latency {{namespace}}"),
         ),
-        Panel(
-            "Engine errors",
-            "Runs that failed, hung or answered nonsense.",
-            (Query(_rate("capeserve_engine_errors_total", "component"), "{{component}}"),),
-            "short",
-        ),
-        Panel(
-            "Cache hits",
-            "Share of lookups. A low share of 'supports' costs a support pass for each query.",
-            (
-                Query(
-                    f"{_rate('capeserve_cache_hits_total', 'cache')} / ({_rate('capeserve_cache_hits_total', 'cache')}"
-                    f" + {_rate('capeserve_cache_misses_total', 'cache')}"
-                    f" + {_rate('capeserve_cache_shared_total', 'cache')})",
-                    "{{cache}}",
-                ),
-            ),
-            "percentunit",
-        ),
-        Panel(
-            "Cache size",
-            "Bytes held; dashed: entries pushed out a second.",
-            (
-                Query(f"sum by (cache) (capeserve_cache_size_bytes{{{SELECTED}}})", "{{cache}}"),
-                Query(_rate("capeserve_cache_evictions_total", "cache"), "{{cache}} evictions/s"),
-            ),
-            "bytes",
-        ),
+        "short",
     ),
-    (
-        Panel(
-            "Registry",
-            "p95 of a call, and failures a second.",
-            (
-                Query(
-                    _quantile(0.95, "capeserve_registry_operation_duration_seconds", "operation"), "{{operation}} p95"
-                ),
-                Query(
-                    _rate("capeserve_registry_operations_total", "operation", f'{SELECTED}, outcome="error"'),
-                    "{{operation}} errors/s",
-                ),
+    Panel(
+        "Warm query, ms",
+        "Median of the last 5 minutes; dashed: the paper's time on an RTX 3060.",
+        (
+            Query(
+                f"1000 * max by (model) (capeserve_paper_inference_seconds{{{SELECTED}}} "
+                f"/ capeserve_model_speed_ratio{{{SELECTED}}})",
+                "{{model}}",
             ),
-            "s",
+            Query(f"1000 * max by (model) (capeserve_paper_inference_seconds{{{SELECTED}}})", "{{model}} paper"),
         ),
-        Panel(
-            "Objects a second",
-            "Answered boxes of all pods; dashed: the paper's throughput on one RTX 3060.",
-            (
-                Query(f"sum by (model) (capeserve_model_frames_per_second{{{SELECTED}}})", "{{model}}"),
-                Query(f"max by (model) (capeserve_paper_frames_per_second{{{SELECTED}}})", "{{model}} paper"),
-            ),
-            "short",
-        ),
-        Panel(
-            "Memory and CPU of the pods",
-            "Resident bytes; CPU in cores.",
-            (
-                Query(f"process_resident_memory_bytes{{{SELECTED}}}", "{{pod}} memory"),
-                Query(f"rate(process_cpu_seconds_total{{{SELECTED}}}{WINDOW})", "{{pod}} cores"),
-            ),
-            "bytes",
-        ),
-        Panel(
-            "Triton's queue, mean wait",
-            "Only where Triton runs: the slowest model of each pod. Above the time of a run: add a GPU.",
-            (Query("capeserve:triton_queue_wait_seconds:mean_2m", "{{pod}}"),),
-            "s",
-        ),
+        "ms",
     ),
 )
-"""Curves, four a row."""
+
+UNSERVED_ROW = (
+    Panel(
+        "Unserved by tenant",
+        "Queries of each tenant that were refused, late or failed.",
+        (Query(_rate("capeserve_tenant_items_total", "tenant", UNSERVED), "{{tenant}}"),),
+        "reqps",
+        stacked=True,
+    ),
+    Panel(
+        "Callers over their own limits",
+        "By tenant, and calls without a valid token. Not the server's fault: no alert pages for it.",
+        (
+            Query(
+                _rate("capeserve_tenant_items_total", "tenant", f'{SELECTED}, result="limited"'), "{{tenant}} limited"
+            ),
+            Query(_rate("capeserve_callers_refused_total", "reason"), "{{reason}}"),
+        ),
+        "reqps",
+    ),
+    Panel(
+        "Calls that do not end with OK",
+        "INVALID_ARGUMENT and NOT_FOUND are callers' mistakes; RESOURCE_EXHAUSTED means no room, or over a limit; "
+        "INTERNAL and UNAVAILABLE are the server's fault.",
+        (Query(_rate("capeserve_requests_total", "code", f'{SELECTED}, code!="OK"'), "{{code}}"),),
+        "reqps",
+        stacked=True,
+    ),
+    Panel(
+        "Registry",
+        "p95 of an operation; dashed: failures a second.",
+        (
+            Query(_quantile(0.95, "capeserve_registry_operation_duration_seconds", "operation"), "{{operation}} p95"),
+            Query(
+                _rate("capeserve_registry_operations_total", "operation", f'{SELECTED}, outcome="error"'),
+                "{{operation}} errors/s",
+            ),
+        ),
+        "s",
+    ),
+)
+
+LIMITS_ROW = (
+    Panel(
+        "Load by pod",
+        "Busy share of the engine ÷ share of work that is not refused. Autoscalers aim at 0.7.",
+        (
+            Query(f"capeserve:load:ratio2m{{{SELECTED}}}", "{{pod}}"),
+            Query(f"capeserve:refused:ratio2m{{{SELECTED}}}", "{{pod}} refused"),
+        ),
+        "short",
+    ),
+    Panel(
+        "Latency by stage, p95",
+        "'support' is small while its cache hits; 'queue' is contained in the others.",
+        (Query(_quantile(0.95, "capeserve_stage_duration_seconds", "stage"), "{{stage}}"),),
+        "s",
+    ),
+    Panel(
+        "Queue wait, p95",
+        "Before the engine; with Triton the mean wait inside Triton.",
+        (
+            Query(_quantile(0.95, "capeserve_queue_wait_seconds", "component"), "{{component}}"),
+            Query(f"capeserve:triton_queue_wait_seconds:mean_2m{{{SELECTED}}}", "{{pod}} Triton"),
+        ),
+        "s",
+    ),
+    Panel(
+        "Queue depth and batch size",
+        "Batch items waiting; dashed: mean items of a run. A batch of 1 with a deep queue is wrong.",
+        (
+            Query(f"sum by (component) (capeserve_queue_depth{{{SELECTED}}})", "{{component}}"),
+            Query(_mean("capeserve_batch_size", "component"), "{{component}} batch"),
+        ),
+        "short",
+    ),
+    Panel(
+        "Engine run, p95",
+        "One run; with Triton one item there and back. Dashed: failed runs a second.",
+        (
+            Query(_quantile(0.95, "capeserve_engine_run_duration_seconds", "component"), "{{component}}"),
+            Query(_rate("capeserve_engine_errors_total", "component"), "{{component}} errors/s"),
+        ),
+        "s",
+    ),
+    Panel(
+        "Memory and CPU",
+        "Resident bytes; dashed: CPU in cores. A Python front end saturates at one.",
+        (
+            Query(f"process_resident_memory_bytes{{{SELECTED}}}", "{{pod}} memory"),
+            Query(f"rate(process_cpu_seconds_total{{{SELECTED}}}{WINDOW})", "{{pod}} cores"),
+        ),
+        "bytes",
+    ),
+)
+
+CHANGES_ROW = (
+    Panel(
+        "Versions served",
+        "Pods by model version and by program. Two lines for more than a rollout: CapeserveVersionsDiffer.",
+        (
+            Query(f"count by (model, version) (capeserve_model_info{{{SELECTED}}})", "{{model}} {{version}}"),
+            Query(f"count by (version, engine) (capeserve_build_info{{{SELECTED}}})", "{{version}} {{engine}}"),
+        ),
+        "short",
+    ),
+    Panel(
+        "Pods and restarts",
+        "Pods that answer Prometheus; dashed: starts within 10 minutes.",
+        (
+            Query(f'count by (namespace) (up{{{SELECTED}, job="capeserve"}} == 1)', "{{namespace}}"),
+            Query(
+                f"sum by (namespace) (changes(process_start_time_seconds{{{SELECTED}}}[10m]))", "{{namespace}} starts"
+            ),
+        ),
+        "short",
+    ),
+    Panel(
+        "Cache hits",
+        "Share of lookups. A low share of 'supports' costs a support pass for each query.",
+        (
+            Query(
+                f"{_rate('capeserve_cache_hits_total', 'cache')} / ({_rate('capeserve_cache_hits_total', 'cache')}"
+                f" + {_rate('capeserve_cache_misses_total', 'cache')}"
+                f" + {_rate('capeserve_cache_shared_total', 'cache')})",
+                "{{cache}}",
+            ),
+        ),
+        "percentunit",
+    ),
+    Panel(
+        "Objects a second (FPS)",
+        "Answered boxes of all pods; dashed: the paper's throughput on one RTX 3060.",
+        (
+            Query(f"sum by (model) (capeserve_model_frames_per_second{{{SELECTED}}})", "{{model}}"),
+            Query(f"max by (model) (capeserve_paper_frames_per_second{{{SELECTED}}})", "{{model}} paper"),
+        ),
+        "short",
+    ),
+)
+
+ROWS: tuple[tuple[Panel, ...], ...] = (SERVED_ROW, UNSERVED_ROW, LIMITS_ROW, CHANGES_ROW)
+"""Curves, one row a question."""

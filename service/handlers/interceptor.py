@@ -16,17 +16,20 @@ from service.access.audit import Audit
 from service.access.callers import EVERYBODY, Caller, current_caller
 from service.errors import (
     CallerLimitError,
+    DeadlineError,
     InvalidFieldError,
     MessageSizeError,
     QueueFullError,
+    ServiceError,
 )
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.message_memory import HeldMessage, MessageMemory
 from service.handlers.request_ids import identified, identity
 from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
-from service.telemetry.metrics import Metrics
-from service.telemetry.request_context import Tracer
+from service.telemetry.metrics import QUERY_METHODS, Metrics
+from service.telemetry.outcomes import outcome_of
+from service.telemetry.request_context import Tracer, current_request
 from service.telemetry.spans import describe_span
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
+            failure: BaseException | None = None
             self._metrics.request_started(method)
             self._in_flight[streams] += 1
             self._shutdown.call_started()
@@ -115,9 +119,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # gRPC cancels the handler when its deadline passes, too.
                 remaining = context.time_remaining()
                 late = remaining is not None and remaining <= 0
+                failure = DeadlineError("") if late else asyncio.CancelledError()
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:
+                failure = error
                 if isinstance(error, CallerLimitError | MessageSizeError):
                     self._metrics.caller_refused("size" if isinstance(error, MessageSizeError) else error.limit)
                 status = status_of(error)
@@ -132,7 +138,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     held.release()
                 self._in_flight[streams] -= 1
                 self._shutdown.call_ended()
-                self._metrics.request_finished(method, code.name, seconds)
+                request_context = current_request()
+                traced = request_context.trace_id if request_context and request_context.tracer else ""
+                self._metrics.request_finished(method, code.name, seconds, traced)
+                # Batches and streams count their own items. A call that is refused as a whole counts as one.
+                if method == "EstimatePose" or (method in QUERY_METHODS and isinstance(failure, ServiceError)):
+                    self._metrics.item_finished(method, outcome_of(failure), caller.tenant)
                 describe_span({"rpc.grpc.status_code": code.value[0]})
                 fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
                 level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO

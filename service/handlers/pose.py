@@ -16,6 +16,8 @@ from service.pipelines.deadlines import Context, call_deadline, deadline_of
 from service.pipelines.query import Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
+from service.telemetry.metrics import Metrics
+from service.telemetry.outcomes import outcome_of
 from service.telemetry.spans import span
 
 
@@ -30,6 +32,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         max_batch_items: int,
         batch_concurrency: int,
         stream_concurrency: int,
+        metrics: Metrics,
         shutdown: Shutdown,
     ) -> None:
         """Takes what answers queries, and the limits.
@@ -40,6 +43,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             max_batch_items: most queries of a batch.
             batch_concurrency: queries of one batch that are worked on at a time.
             stream_concurrency: queries of one stream that are read before one of them is answered.
+            metrics: counts the items of batches and streams.
             shutdown: ends streams once it has begun.
         """
         self._estimation = estimation
@@ -47,6 +51,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         self._max_batch_items = max_batch_items
         self._batch_concurrency = batch_concurrency
         self._stream_concurrency = stream_concurrency
+        self._metrics = metrics
         self._draining = shutdown.begun
 
     async def EstimatePose(  # noqa: N802
@@ -73,7 +78,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         async def item(query: pose_service_pb2.EstimatePoseRequest) -> pose_service_pb2.EstimatePoseResult:
             with working_for(_work(context, query.options.priority, "bulk")):
                 async with slots:
-                    return await self._result(query, deadline, room=room)
+                    return await self._result("BatchEstimatePose", query, deadline, room=room)
 
         return pose_service_pb2.BatchEstimatePoseResponse(
             results=await all_of(item(query) for query in request.requests)
@@ -99,18 +104,19 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
         async def item(message: pose_service_pb2.StreamEstimatePoseRequest, refusal: Exception | None) -> None:
             try:
                 if refusal is not None:
+                    self._metrics.item_finished("StreamEstimatePose", outcome_of(refusal), current_caller().tenant)
                     error = pose_service_pb2.EstimatePoseResult(error=status_of(refusal))
                     await write(message.request_id, error)
                     return
                 deadline = call_deadline(context)
                 if not message.request.options.partial_answers:
-                    await write(message.request_id, await self._result(message.request, deadline))
+                    await write(message.request_id, await self._result("StreamEstimatePose", message.request, deadline))
                     return
                 parts: asyncio.Queue[pose_service_pb2.EstimatePoseResponse | None] = asyncio.Queue()
 
                 async def answer() -> pose_service_pb2.EstimatePoseResult:
                     try:
-                        return await self._result(message.request, deadline, parts.put_nowait)
+                        return await self._result("StreamEstimatePose", message.request, deadline, parts.put_nowait)
                     finally:
                         parts.put_nowait(None)
 
@@ -153,18 +159,26 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
 
     async def _result(
         self,
+        method: str,
         request: pose_service_pb2.EstimatePoseRequest,
         deadline: float | None,
         partial: Partial | None = None,
         room: AnswerRoom | None = None,
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several. Its failure is part of the answer."""
+        failure: BaseException | None = None
         try:
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial, room)
                 return pose_service_pb2.EstimatePoseResult(response=response)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
         except Exception as error:
+            failure = error
             return pose_service_pb2.EstimatePoseResult(error=status_of(error))
+        finally:
+            self._metrics.item_finished(method, outcome_of(failure), current_caller().tenant)
 
     async def _until_draining(
         self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]

@@ -16,6 +16,7 @@ from cape.manifest import Manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.engines.base import BatchObserver
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
+from service.telemetry.outcomes import OUTCOMES, Outcome
 from service.telemetry.performance import SystemPerformance
 
 Stage = Literal["decode", "prepare", "support", "backbone", "decoder", "queue"]
@@ -41,8 +42,14 @@ METHODS = tuple(
 )
 """Every RPC of cape.v1, by its bare name."""
 
-DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds: 1 ms to 10 s, three a decade."""
+DURATION_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds: 1 ms to 1 min. The default deadline is 30 s, and streams and first queries may take that long."""
+
+QUERY_METHODS = ("EstimatePose", "BatchEstimatePose", "StreamEstimatePose")
+"""RPCs that carry queries: one, or many."""
+
+MAX_TENANTS = 100
+"""Values of the label `tenant`; further tenants share 'other', so that a token file cannot exhaust Prometheus."""
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Rows per batch."""
@@ -73,6 +80,16 @@ class Metrics(BatchObserver):
             registry=registry,
             buckets=DURATION_BUCKETS,
         )
+        self._items = Counter(
+            "capeserve_items",
+            "Finished queries: calls, and items of batches and streams",
+            ("method", "result"),
+            registry=registry,
+        )
+        self._tenant_items = Counter(
+            "capeserve_tenant_items", "Finished queries by tenant", ("tenant", "result"), registry=registry
+        )
+        self._tenants: set[str] = set()
         self._in_flight = Gauge(
             "capeserve_requests_in_flight", "Requests being worked on", ("method",), registry=registry
         )
@@ -165,6 +182,9 @@ class Metrics(BatchObserver):
             self._in_flight.labels(method)
             for code in grpc.StatusCode:
                 self._requests.labels(method, code.name)
+        for method in QUERY_METHODS:
+            for outcome in OUTCOMES:
+                self._items.labels(method, outcome)
         for component in manifest.components:
             self._queue_depth.labels(component)
             self._engine_errors.labels(component)
@@ -190,11 +210,36 @@ class Metrics(BatchObserver):
         """An RPC has arrived; `method` is its bare name: 'EstimatePose'."""
         self._in_flight.labels(method).inc()
 
-    def request_finished(self, method: str, code: str, seconds: float) -> None:
-        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'."""
+    def watch_certificates(self, expiry: Callable[[], float]) -> None:
+        """Reports when the first of the server's certificates expires, in seconds since 1970, whenever asked."""
+        gauge = Gauge(
+            "capeserve_certificate_expiry_timestamp_seconds", "When TLS certificates expire", registry=self.registry
+        )
+        gauge.set_function(expiry)
+
+    def request_finished(self, method: str, code: str, seconds: float, trace_id: str = "") -> None:
+        """An RPC that `request_started` announced is over, with the gRPC status `code`: 'OK'.
+
+        `trace_id` becomes the exemplar of the duration, which Prometheus reads as OpenMetrics; empty: not traced.
+        """
         self._in_flight.labels(method).dec()
         self._requests.labels(method, code).inc()
-        self._request_duration.labels(method).observe(seconds)
+        self._request_duration.labels(method).observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def item_finished(self, method: str, outcome: Outcome, tenant: str) -> None:
+        """A query is over: a call of EstimatePose, or an item of a batch or stream.
+
+        Args:
+            method: bare name of the RPC.
+            outcome: see `Outcome`.
+            tenant: of the caller's token; empty where the server asks for none.
+        """
+        self._items.labels(method, outcome).inc()
+        if tenant:
+            if tenant not in self._tenants and len(self._tenants) >= MAX_TENANTS:
+                tenant = "other"
+            self._tenants.add(tenant)
+            self._tenant_items.labels(tenant, outcome).inc()
 
     def instances_answered(self, model: str, count: int) -> None:
         """A query was answered for `count` boxes; `model` is a system of the manifest."""

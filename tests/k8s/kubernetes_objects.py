@@ -1,4 +1,4 @@
-"""Finding one's way in Kubernetes objects."""
+"""Helpers to find objects, pods and containers in rendered manifests."""
 
 from __future__ import annotations
 
@@ -22,17 +22,28 @@ def _without_hash(item: dict) -> str:
 
 
 def workloads(objects: list[dict]) -> list[dict]:
-    """What makes pods."""
-    return of_kind(objects, "Deployment", "StatefulSet", "Job")
+    """Objects that create pods."""
+    return of_kind(objects, "Deployment", "StatefulSet", "Job", "CronJob")
 
 
 def pod_of(workload: dict) -> dict:
     """The pod's spec."""
-    return workload["spec"]["template"]["spec"]
+    return template_of(workload)["spec"]
+
+
+def template_of(workload: dict) -> dict:
+    """The pod template: metadata and spec."""
+    spec = workload["spec"]["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else workload["spec"]
+    return spec["template"]
+
+
+def labels_of(workload: dict) -> dict:
+    """Labels of the pods."""
+    return template_of(workload)["metadata"]["labels"]
 
 
 def containers(workload: dict) -> Iterator[dict]:
-    """Every container of a pod, those that start first included."""
+    """Every container of a pod, init containers included."""
     pod = pod_of(workload)
     yield from pod.get("initContainers", [])
     yield from pod["containers"]
@@ -49,13 +60,13 @@ def service_container(objects: list[dict]) -> dict:
 
 
 def matches(selector: dict, labels: dict) -> bool:
-    """Whether a selector's matchLabels pick an object with such labels."""
+    """Whether matchLabels select an object with these labels."""
     return selector.items() <= labels.items()
 
 
 def pods_that_match(objects: list[dict], selector: dict) -> list[dict]:
-    """Workloads whose pods a selector picks."""
-    return [item for item in workloads(objects) if matches(selector, item["spec"]["template"]["metadata"]["labels"])]
+    """Workloads whose pods a selector selects."""
+    return [item for item in workloads(objects) if matches(selector, labels_of(item))]
 
 
 def port_numbers(workload: dict) -> dict[str, int]:

@@ -9,6 +9,7 @@ import pytest
 from service.server import FLUSH_SECONDS, LIVENESS
 from tests.k8s.kubernetes_objects import (
     containers,
+    labels_of,
     matches,
     named,
     of_kind,
@@ -55,17 +56,16 @@ def test_every_container_says_what_it_needs_and_how_much_memory_it_may_take(
 def test_images_have_a_version(built: dict[str, list[dict]], overlay: str) -> None:
     for workload in workloads(built[overlay]):
         for container in containers(workload):
-            assert re.search(r":(dev|v?\d[\w.-]+)$", container["image"]), container["image"]
+            assert re.search(r":(dev|v?\d[\w.-]+)(@sha256:[0-9a-f]{64})?$", container["image"]), container["image"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_probes_ask_what_the_server_answers(built: dict[str, list[dict]], overlay: str) -> None:
     container = service_container(built[overlay])
-    settings = settings_of(built[overlay])
-    in_the_clear = settings.health_port if settings.tls_certificate else settings.port
+    port = settings_of(built[overlay]).health_port
     expected = {"startupProbe": {}, "readinessProbe": {}, "livenessProbe": {"service": LIVENESS}}
     for name, service in expected.items():
-        assert container[name]["grpc"] == {"port": in_the_clear} | service, "Kubernetes' probes know no TLS"
+        assert container[name]["grpc"] == {"port": port} | service, "a port of this process alone, without TLS"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -114,7 +114,7 @@ def test_policies_let_in_what_is_served_and_out_what_is_called(built: dict[str, 
     objects = built[overlay]
     policies = [item["spec"] for item in of_kind(objects, "NetworkPolicy")]
     for workload in workloads(objects):
-        labels = workload["spec"]["template"]["metadata"]["labels"]
+        labels = labels_of(workload)
         own = [spec for spec in policies if matches(spec["podSelector"]["matchLabels"], labels)]
         assert {kind for spec in own for kind in spec["policyTypes"]} == {"Ingress", "Egress"}, workload["metadata"]
         ports = port_numbers(workload)
@@ -124,12 +124,13 @@ def test_policies_let_in_what_is_served_and_out_what_is_called(built: dict[str, 
             for rule in spec.get("ingress", [])
             for port in rule["ports"]
         }
-        within = {"triton-http", "health"}
-        assert let_in == {number for name, number in ports.items() if name not in within}
-    labels = named(objects, "Deployment", "capeserve")["spec"]["template"]["metadata"]["labels"]
+        closed = {name for name in ports if name.startswith(("triton-grpc", "health"))}
+        assert let_in == {number for name, number in ports.items() if name not in closed}
+    labels = labels_of(named(objects, "Deployment", "capeserve"))
     own = [spec for spec in policies if matches(spec["podSelector"]["matchLabels"], labels)]
     called = {port["port"] for spec in own for rule in spec.get("egress", []) for port in rule["ports"]}
-    expected = {53, 6379} | ({4317} if settings_of(objects).tracing_endpoint else set())
+    mesh = {15012, 8080, 8086, 8090}
+    expected = {53, 6379} | mesh | ({4317} if settings_of(objects).tracing_endpoint else set())
     assert called == expected
 
 
@@ -141,5 +142,5 @@ def test_the_images_run_as_the_user_that_the_pods_name_and_listen_where_they_exp
     for name in ("service", "exporter"):
         text = (K8S / "containers" / f"{name}.Dockerfile").read_text()
         assert f"USER {user}:{user}" in text
-        assert len(set(re.findall(r"^FROM (python:3\.11\.\d+-slim-\w+)", text, re.MULTILINE))) == 1
+        assert len(set(re.findall(r"^FROM (python:3\.11\.\d+-slim-\w+)\S* ?", text, re.MULTILINE))) == 1
     assert f"EXPOSE {settings.port} {settings.metrics_port}" in (K8S / "containers/service.Dockerfile").read_text()

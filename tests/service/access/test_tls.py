@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -15,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cape.client import Client, ConnectionOptions, UnavailableError
 from cli.main import main
 from service.access.api_tokens import TokenFile, digest, new_token, write_tokens
+from service.access.certificate_dates import earliest_expiry
 from service.access.certificates import CertificateError, Certificates
 from service.server import StartError, running_server
 from service.settings import SettingsError, load_settings
@@ -218,3 +221,21 @@ def test_tokens_without_tls_on_a_network_are_warned_of(
         assert "can read them" not in caplog.text
     with LiveServer(settings_for(tiny_repository, tokens=tmp_path / "tokens.yaml", host="0.0.0.0")):
         assert "can read them" in caplog.text
+
+
+def test_metrics_say_when_the_first_certificate_expires(tiny_repository: Path, ours: Authority, tmp_path: Path) -> None:
+    soon, late = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2051, 1, 2, tzinfo=UTC)
+    for date in (soon, late):
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", not_after=date)
+        certificate, key = (tmp_path / f"{date.year}.{kind}.pem" for kind in ("certificate", "key"))
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+        # Dates from 2050 on have another form (RFC 5280, section 4.1.2.5).
+        assert earliest_expiry([certificate]) == date.timestamp()
+    settings = settings_for(
+        tiny_repository, tls_certificate=tmp_path / "2049.certificate.pem", tls_key=tmp_path / "2049.key.pem"
+    )
+    with LiveServer(settings) as server:
+        assert server.metric("capeserve_certificate_expiry_timestamp_seconds") == soon.timestamp()
+    assert math.isnan(earliest_expiry([tmp_path / "missing"]))

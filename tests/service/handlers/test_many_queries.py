@@ -15,8 +15,10 @@ from cape.v1 import pose_service_pb2
 from service.errors import MessageSizeError
 from service.handlers.pose import PoseService
 from service.shutdown import Shutdown
+from service.telemetry.metrics import Metrics
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, query
+from tests.service.numpy_engine import tiny_manifest
 
 Item = pose_service_pb2.StreamEstimatePoseRequest
 
@@ -37,7 +39,11 @@ def test_a_batch_answers_in_order_and_lets_single_items_fail(live: LiveServer) -
     batch = pose_service_pb2.BatchEstimatePoseRequest(
         requests=[query(), query(b"no image"), query(inline_support=other), query(support="supports/none")]
     )
+    counted = {"method": "BatchEstimatePose"}
+    before = [live.metric("capeserve_items_total", result=result, **counted) for result in ("answered", "invalid")]
     first, second, third, fourth = live.poses.BatchEstimatePose(batch).results
+    after = [live.metric("capeserve_items_total", result=result, **counted) for result in ("answered", "invalid")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 2], "the call itself ends with OK"
     assert first.response.instances[0].keypoints[0].name == "left ear"
     assert field_of(second) == "image.encoded"
     assert third.response.instances[0].keypoints[0].name == "whiskers"
@@ -114,6 +120,7 @@ async def test_a_stream_that_is_not_read_is_not_read_from_either() -> None:
         max_batch_items=1,
         batch_concurrency=1,
         stream_concurrency=3,
+        metrics=Metrics(tiny_manifest(), version="1", engine="none"),
         shutdown=Shutdown(),
     )
     taken = 0

@@ -13,15 +13,26 @@ from typing import get_args
 import numpy as np
 import pytest
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from cape.v1 import support_pb2
 from service.batching.batcher import Batcher
 from service.caches import SingleFlightCache
-from service.errors import DeadlineError, EngineError, InvalidFieldError, NotFoundError
+from service.errors import (
+    CallerLimitError,
+    DeadlineError,
+    EngineError,
+    InvalidFieldError,
+    MessageSizeError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
 from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.telemetry import metrics as module
 from service.telemetry.metrics import STAGES, Metrics
+from service.telemetry.outcomes import OUTCOMES, outcome_of
 from service.telemetry.performance import PerformanceMonitor
 from tests.service.numpy_engine import SIZE, NumpyEngine, tiny_manifest
 
@@ -124,6 +135,8 @@ def everything_happened(metrics: Metrics) -> None:
     metrics.watch_performance(monitor.report)
     metrics.request_started("EstimatePose")
     metrics.request_finished("EstimatePose", "OK", 0.02)
+    metrics.item_finished("EstimatePose", "answered", "acme")
+    metrics.watch_certificates(lambda: 1.8e9)
     metrics.stage_finished("decode", 0.01)
     metrics.batch_started("image_backbone", [0.001])
     metrics.run_finished("image_backbone", 0.01)
@@ -145,8 +158,50 @@ def test_the_table_of_labels_lists_every_value_of_those_that_do_not_depend_on_th
         "outcome": get_args(module.RegistryOutcome),
     }.items():
         assert set(re.findall(r"\w+", re.split("[:;]", rows[label])[0])) == set(values)
+    assert set(re.findall(r"(\w+) *(?:\(|,|$)", re.sub(r"\([^)]*\)", "", rows["result"]))) == set(OUTCOMES)
     dropped, refused = (set(re.findall(r"\w+", part.partition(":")[2])) for part in rows["reason"].split(";"))
     assert (dropped, refused) == (set(get_args(module.DropReason)), set(get_args(module.Refusal)))
+
+
+def test_queries_are_counted_by_result_and_by_a_bounded_number_of_tenants(metrics: Metrics) -> None:
+    for number in range(module.MAX_TENANTS + 2):
+        metrics.item_finished("BatchEstimatePose", "answered", f"tenant-{number}")
+    metrics.item_finished("EstimatePose", "refused", "")
+    assert sample(metrics, "capeserve_tenant_items_total", tenant="tenant-0", result="answered") == 1
+    assert sample(metrics, "capeserve_tenant_items_total", tenant="other", result="answered") == 2
+    tenants = {found.labels["tenant"] for found in _samples(metrics, "capeserve_tenant_items")}
+    assert tenants == {f"tenant-{number}" for number in range(module.MAX_TENANTS)} | {"other"}
+    assert sample(metrics, "capeserve_items_total", method="EstimatePose", result="refused") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (None, "answered"),
+        (InvalidFieldError("image", "none"), "invalid"),
+        (NotFoundError("cape.v1.Support", "supports/x", "none"), "invalid"),
+        (CallerLimitError("rate", "too many", 1.0), "limited"),
+        (MessageSizeError("too large"), "limited"),
+        (QueueFullError(1.0), "refused"),
+        (DeadlineError("late"), "late"),
+        (asyncio.CancelledError(), "cancelled"),
+        (EngineError("pose_decoder", "NaN"), "failed"),
+        (UnavailableError("Redis"), "failed"),
+        (RuntimeError("a bug"), "failed"),
+    ],
+)
+def test_a_full_server_and_a_tenant_over_its_own_limit_are_told_apart(
+    error: BaseException | None, expected: str
+) -> None:
+    assert outcome_of(error) == expected
+
+
+def test_a_traced_call_is_the_exemplar_of_its_duration(metrics: Metrics) -> None:
+    metrics.request_started("EstimatePose")
+    metrics.request_finished("EstimatePose", "OK", 0.02, "a" * 32)
+    text = openmetrics.generate_latest(metrics.registry).decode()
+    (line,) = [line for line in text.splitlines() if "trace_id" in line]
+    assert line.startswith("capeserve_request_duration_seconds_bucket") and "a" * 32 in line
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
