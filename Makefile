@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One test process more than there are CPUs, as many tests wait for servers; more than four gain nothing.
+WORKERS ?= $(shell python3 -c 'import os; print(min(4, len(os.sched_getaffinity(0)) + 1) if hasattr(os, "sched_getaffinity") else 4)')
 # Errors only: pip's warnings would hide the progress lines.
 PIP := $(BIN)/pip install -qq --disable-pip-version-check --root-user-action ignore
 # Tools that look at dependencies, apart from what they look at.
@@ -42,7 +44,7 @@ check: $(STAMP)  ## Lint, types, import rules, protos
 test: check  ## All tests; on Debian as root, installs Redis, Prometheus and Chromium for them
 	@bash tests/system_programs.sh install
 	@echo "pytest"
-	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@bash tests/system_programs.sh report
 
 instruction-sets: $(STAMP)  ## Repeat the tests that depend on the CPU as older CPUs would run them

@@ -90,7 +90,9 @@ def parse_file(path: Path) -> Any:
         AnnotationError: it cannot be read, or is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
         return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise AnnotationError(f"{path}: {error.strerror}") from None

@@ -6,65 +6,26 @@ COCO's own skeletons count keypoints from 1, those of MP-100 and others from 0; 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
-from cape.annotations import AnnotationError, annotation_error, parse_file, support_example
-from cape.support import Box, KeypointDefinition, SupportDefinition
+from cape.annotations import AnnotationError, annotation_error, parse_file
+from cape.coco_entries import BORDER, CocoAnnotation, CocoCategory, CocoImage, Id, Placement
+from cape.images import ImageError, ImageSize, image_size, turn_points
+from cape.support import Box, KeypointDefinition, SupportDefinition, SupportExample
+
+UNKNOWN_SIDE = 1_000_000
+"""Stands for the sides of an image that cannot be read: no annotation lies outside it."""
 
 SkeletonBase = Literal["detect", 0, 1]
 """The index of the first keypoint in the skeletons of a file."""
-
-
-class CocoCategory(BaseModel):
-    """An entry of `categories`; only those with keypoints are of use here."""
-
-    id: int
-    name: str
-    supercategory: str = ""
-    keypoints: list[str] = []
-    skeleton: list[tuple[int, int]] = []
-
-
-class CocoImage(BaseModel):
-    """An entry of `images`; `split` is not COCO's own, but common in files that hold several."""
-
-    id: int
-    file_name: str
-    split: str | None = None
-
-
-class CocoAnnotation(BaseModel):
-    """An entry of `annotations`: one object."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
-    keypoints: list[float] = []
-    iscrowd: bool = False
-
-    @property
-    def box(self) -> Box | None:
-        """None where the file has no box, or one without area."""
-        if self.bbox is None or not (self.bbox[2] > 0 and self.bbox[3] > 0):
-            return None
-        return Box(*self.bbox)
-
-    @property
-    def points(self) -> list[tuple[float, float] | None]:
-        """Visible and occluded-but-labelled keypoints (visibility 1 and 2); None for visibility 0."""
-        rows = zip(self.keypoints[0::3], self.keypoints[1::3], self.keypoints[2::3], strict=True)
-        return [(x, y) if visibility else None for x, y, visibility in rows]
-
-    @property
-    def labelled(self) -> int:
-        """How many keypoints have a place."""
-        return sum(point is not None for point in self.points)
 
 
 class CocoFile(BaseModel):
@@ -74,6 +35,7 @@ class CocoFile(BaseModel):
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
     path: Path = Field(default=Path(), exclude=True)
+    notes: list[str] = Field(default=[], exclude=True, description="What was read otherwise than it stands there.")
     image_folder: Path | None = Field(default=None, exclude=True)
 
     def support(
@@ -81,8 +43,8 @@ class CocoFile(BaseModel):
         category: str | None = None,
         *,
         shots: int = 1,
-        image_ids: Sequence[int] = (),
-        annotation_ids: Sequence[int] = (),
+        image_ids: Sequence[Id] = (),
+        annotation_ids: Sequence[Id] = (),
         skeleton_base: SkeletonBase = "detect",
     ) -> SupportDefinition:
         """A category and some of its annotations as a support.
@@ -98,18 +60,91 @@ class CocoFile(BaseModel):
             AnnotationError: naming the file and what is missing or wrong in it.
         """
         chosen = self._category(category)
-        if len(set(chosen.keypoints)) < len(chosen.keypoints):
-            raise self.error(f"category {chosen.name!r}: two keypoints have the same name")
         skeleton = self.skeleton(chosen, skeleton_base)
         annotations = self._choose(chosen, shots, image_ids, annotation_ids)
         return SupportDefinition(
             category=chosen.name,
-            keypoints=tuple(KeypointDefinition(name) for name in chosen.keypoints),
+            keypoints=keypoint_definitions(chosen.keypoints),
             skeleton=skeleton,
-            examples=tuple(
-                support_example(self.image_path(annotation.image_id), annotation.points, annotation.box)
-                for annotation in annotations
-            ),
+            examples=tuple(self._example(annotation) for annotation in annotations),
+        )
+
+    def _example(self, annotation: CocoAnnotation) -> SupportExample:
+        path = self.image_path(annotation.image_id)
+        entry = self.images_by_id[annotation.image_id]
+        try:
+            size = image_size(path)
+        except ImageError:
+            # Whoever reads the pixels says what is wrong with them.
+            size = ImageSize(int(entry.width or UNKNOWN_SIDE), int(entry.height or UNKNOWN_SIDE))
+        placed = self.place(annotation, size)
+        name = entry.file_name
+        if placed.moved:
+            self.notes.append(f"annotation {annotation.id}: {placed.moved} keypoints moved to the edge of {name}")
+        if placed.hidden:
+            self.notes.append(f"annotation {annotation.id}: {placed.hidden} keypoints outside {name} are hidden")
+        if not placed.visible.any():
+            raise self.error(f"annotation {annotation.id}: no keypoint lies inside {name}")
+        return SupportExample(image=path, keypoints=placed.keypoints, visible=placed.visible, box=placed.box)
+
+    def place(self, annotation: CocoAnnotation, size: ImageSize) -> Placement:
+        """An annotation in pixels of its image as it is read: upright, and as large as it is.
+
+        Args:
+            annotation: one of this file.
+            size: of its image.
+
+        Raises:
+            AnnotationError: the box lies outside the image, or the image is not the one that was annotated.
+        """
+        entry = self.images_by_id[annotation.image_id]
+        points = np.array([point or (0.0, 0.0) for point in annotation.points], dtype=np.float32).reshape(-1, 2)
+        visible = np.array([point is not None for point in annotation.points], dtype=np.bool_)
+        box = annotation.box
+        corners = np.array([[box.x, box.y], [box.x + box.width, box.y + box.height]] if box else [], dtype=np.float32)
+        corners = corners.reshape(-1, 2)
+        factor, turned = self._relation(entry, size, annotation)
+        if turned:
+            # Scaled to the stored image first: its sides are those of the entry.
+            points, corners = turn_points(points * factor, size), turn_points(corners * factor, size)
+        else:
+            points, corners = points * factor, corners * factor
+        limits = np.array([size.width, size.height], dtype=np.float32)
+        outside = visible & ((points < 0) | (points > limits)).any(axis=1)
+        far = visible & ((points < -BORDER) | (points > limits + BORDER)).any(axis=1)
+        if box is not None:
+            (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+            left, top = max(0.0, float(left)), max(0.0, float(top))
+            right, bottom = min(float(size.width), float(right)), min(float(size.height), float(bottom))
+            if right <= left or bottom <= top:
+                raise self.error(
+                    f"annotation {annotation.id}: its box {annotation.bbox} lies outside {entry.file_name}, which is"
+                    f" {size.width} × {size.height} pixels"
+                )
+            box = Box(left, top, right - left, bottom - top)
+        moved, hidden = int((outside & ~far).sum()), int(far.sum())
+        return Placement(box, np.clip(points, 0, limits), visible & ~far, moved, hidden)
+
+    def _relation(
+        self, entry: CocoImage, size: ImageSize, annotation: CocoAnnotation
+    ) -> tuple[npt.NDArray[np.float32], bool]:
+        """Factors of x and y from the entry's pixels to the image's, and whether the entry is the stored image."""
+        if not entry.width or not entry.height:
+            return np.ones(2, dtype=np.float32), False
+        for turned, (width, height) in ((False, (size.width, size.height)), (True, size.stored)):
+            if (entry.width, entry.height) == (width, height):
+                return np.ones(2, dtype=np.float32), turned
+        for turned, (width, height) in ((False, (size.width, size.height)), (True, size.stored)):
+            large, small = (entry.width, entry.height), (width, height)
+            if width > entry.width:
+                large, small = small, large
+            times = round(large[0] / small[0])
+            # Halving an odd side leaves it short by less than one pixel of the smaller image.
+            if times > 1 and all(abs(a - times * b) < times for a, b in zip(large, small, strict=True)):
+                return np.array([width / entry.width, height / entry.height], dtype=np.float32), turned
+        raise self.error(
+            f"annotation {annotation.id}: image {entry.file_name} is {size.width} × {size.height} pixels, but the file"
+            f" says {entry.width:g} × {entry.height:g}: not the image that was annotated"
         )
 
     def boxes(self, category: str | None = None) -> dict[Path, list[Box]]:
@@ -145,7 +180,10 @@ class CocoFile(BaseModel):
         for edge, (start, end) in zip(category.skeleton, skeleton, strict=True):
             if not (0 <= start < len(category.keypoints) and 0 <= end < len(category.keypoints)):
                 raise self.error(f"category {category.name!r}: skeleton edge {list(edge)} joins a keypoint not there")
-        return skeleton
+        loops = sum(start == end for start, end in skeleton)
+        if loops:
+            self.notes.append(f"category {category.name!r}: {loops} edges from a keypoint to itself are dropped")
+        return tuple((start, end) for start, end in skeleton if start != end)
 
     def keypoint_annotations(self, category: CocoCategory) -> list[CocoAnnotation]:
         """The annotations of a category with at least one labelled keypoint, in the order of the file.
@@ -156,13 +194,15 @@ class CocoFile(BaseModel):
         found = [annotation for annotation in self._by_category.get(category.id, ()) if annotation.keypoints]
         for annotation in found:
             if len(annotation.keypoints) != 3 * len(category.keypoints):
+                image = self.images_by_id.get(annotation.image_id)
                 raise self.error(
                     f"annotation {annotation.id}: {len(annotation.keypoints)} numbers, three for each of"
-                    f" {len(category.keypoints)} keypoints are needed"
+                    f" {len(category.keypoints)} keypoints are needed (image"
+                    f" {image.file_name if image else annotation.image_id})"
                 )
         return [annotation for annotation in found if annotation.labelled]
 
-    def image_path(self, image_id: int) -> Path:
+    def image_path(self, image_id: Id) -> Path:
         """Where the file of an image is.
 
         Raises:
@@ -172,10 +212,16 @@ class CocoFile(BaseModel):
         if image is None:
             raise self.error(f"there is no image {image_id}")
         parent = self.path.parent
-        folders = [self.image_folder] if self.image_folder else [parent, parent / "images"]
-        for folder in folders:
-            if (folder / image.file_name).is_file():
-                return folder / image.file_name
+        folders = [parent, parent / "images", parent.parent / "images"]
+        if self.image_folder:
+            folders = [self.image_folder]
+        # Files that were written on Windows separate folders by backslashes; exporters write paths of their machine.
+        slashed = image.file_name.replace("\\", "/")
+        names = dict.fromkeys((image.file_name, slashed, slashed.rsplit("/", 1)[-1]))
+        for name in names:
+            for folder in folders:
+                if name and (folder / name).is_file():
+                    return folder / name
         raise self.error(f"image {image.file_name} is not in {' or '.join(str(folder) for folder in folders)}")
 
     def error(self, message: str) -> AnnotationError:
@@ -183,13 +229,13 @@ class CocoFile(BaseModel):
         return AnnotationError(f"{self.path}: {message}")
 
     @cached_property
-    def images_by_id(self) -> dict[int, CocoImage]:
+    def images_by_id(self) -> dict[Id, CocoImage]:
         """Images by their ids."""
         return {image.id: image for image in self.images}
 
     @cached_property
-    def _by_category(self) -> dict[int, list[CocoAnnotation]]:
-        found: dict[int, list[CocoAnnotation]] = {}
+    def _by_category(self) -> dict[Id, list[CocoAnnotation]]:
+        found: dict[Id, list[CocoAnnotation]] = {}
         for annotation in self.annotations:
             found.setdefault(annotation.category_id, []).append(annotation)
         return found
@@ -204,7 +250,7 @@ class CocoFile(BaseModel):
         return matching[0]
 
     def _choose(
-        self, category: CocoCategory, shots: int, image_ids: Sequence[int], annotation_ids: Sequence[int]
+        self, category: CocoCategory, shots: int, image_ids: Sequence[Id], annotation_ids: Sequence[Id]
     ) -> list[CocoAnnotation]:
         candidates = sorted(self.keypoint_annotations(category), key=lambda found: -found.labelled)
         chosen = candidates[:shots]
@@ -226,7 +272,9 @@ class CocoFile(BaseModel):
         if from_zero and from_one:
             raise self.error("skeletons hold both index 0 and an index equal to the number of keypoints")
         if not from_zero and not from_one and any(category.skeleton for category in self.categories):
-            raise self.error("skeletons may count from 0 or from 1; say which with the skeleton base")
+            raise self.error(
+                "skeletons may count from 0 or from 1; say which: --skeleton-base 0 or 1 (data.skeleton_base)"
+            )
         return 1 if from_one else 0
 
 
@@ -245,4 +293,32 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
         file = CocoFile.model_validate(parse_file(path))
     except ValidationError as error:
         raise annotation_error(path, error) from None
-    return file.model_copy(update={"path": path, "image_folder": None if images is None else Path(images)})
+    if not file.annotations or any(annotation.id == -1 for annotation in file.annotations):
+        numbered = [
+            annotation if annotation.id != -1 else annotation.model_copy(update={"id": index})
+            for index, annotation in enumerate(file.annotations, start=1)
+        ]
+        file = file.model_copy(update={"annotations": numbered})
+    _name_keypoints(file)
+    return file.model_copy(update={"path": path, "notes": [], "image_folder": None if images is None else Path(images)})
+
+
+def keypoint_definitions(names: Iterable[str]) -> tuple[KeypointDefinition, ...]:
+    """Definitions with unique names: a name that comes again gets a number and keeps its text."""
+    seen: Counter[str] = Counter()
+    definitions = []
+    for name in names:
+        seen[name] += 1
+        again = seen[name] > 1
+        definitions.append(KeypointDefinition(f"{name} ({seen[name]})", name) if again else KeypointDefinition(name))
+    return tuple(definitions)
+
+
+def _name_keypoints(file: CocoFile) -> None:
+    """Invents names where a category has none: as many as its objects have keypoints."""
+    for category in file.categories:
+        if not category.keypoints:
+            counts = {len(a.keypoints) for a in file.annotations if a.category_id == category.id and a.keypoints}
+            if len(counts) == 1 and (count := counts.pop()) % 3 == 0:
+                category.keypoints = [""] * (count // 3)
+        category.keypoints = [name.strip() or f"keypoint {n}" for n, name in enumerate(category.keypoints, start=1)]

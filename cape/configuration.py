@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SystemName = Literal["flf", "dlf", "capex", "graphcape", "visual_only", "textual_only", "capeformer"]
 Pooling = Literal["cls", "mean", "max", "weighted_mean", "last", "projection"]
 GraphPlacement = Literal["pre", "post", "both", "none"]
+Combination = Literal["agreement", "best", "confidence", "mean"]
 
 IMAGE_SYSTEMS = frozenset({"flf", "dlf", "graphcape", "visual_only", "capeformer"})
 """Systems that look at support images."""
@@ -168,8 +169,12 @@ class SystemConfiguration(_Strict):
         default=True,
         description="FLF: learned W_Q, W_K, W_V (equation 1); without: a visual query_proj and γ alone.",
     )
-    combination: Literal["mean", "confidence"] = Field(
-        default="confidence", description="DLF: how the pathways' answers become one."
+    combination: Combination = Field(
+        default="agreement",
+        description="DLF: how the pathways' answers become one; see `cape.models.combination.pathway_weights`.",
+    )
+    agreement_radius: float = Field(
+        default=0.1, ge=0, description="DLF, 'agreement': distance up to which answers are averaged ÷ side of the crop."
     )
     shot_visibility: Literal["all", "any"] = Field(
         default="any",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from cape.capellm.configuration import InstructionConfiguration, Readout, SpecialTokens
 
@@ -31,6 +31,21 @@ ModalityUse = Literal["required", "optional", "unused"]
 """Whether a support must have a modality. Where several are `optional`, it must have at least one."""
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+"""Name of a component or system: a folder of the repository, a label of metrics, part of resource names."""
+
+
+def _inside(path: str) -> str:
+    parts = path.replace("\\", "/").split("/")
+    if not path or path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in path:
+        raise ValueError("must be a path inside the repository")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+"""Path of a file, relative to the repository and inside it."""
+
+
 class ManifestError(ValueError):
     """A repository whose manifest is missing, unreadable, or does not say what it must."""
 
@@ -45,6 +60,34 @@ class TensorSpec(_Strict):
     name: str
     dtype: Literal["uint8", "int64", "float32", "float16"]
     shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' where the size is dynamic.")
+
+
+VariantName = Literal["fused", "float16", "int8"]
+"""Other graphs of a component. fused: float32 with fewer, larger operators, for GPUs. float16: the same in float16,
+with float32 islands. int8: quantised, for CPUs."""
+
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""Of a system's arithmetic, as a server chooses it."""
+
+
+class VariantManifest(_Strict):
+    """Another graph of a component, with the same inputs and outputs, for machines that run it faster."""
+
+    file: str = Field(description="Path inside the component's folder: 'variants/float16.onnx'.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file.")
+    bytes: int = Field(ge=1, description="Size of the graph with its weights.")
+    operators: int = Field(ge=1, description="Nodes of the graph.")
+
+
+class PrecisionCost(_Strict):
+    """What a reduced precision does to a system's answers, compared with float32 on the same crops."""
+
+    precision: Literal["bfloat16", "float16", "int8"]
+    keypoints: int = Field(ge=1, description="Keypoints that were compared.")
+    median_shift: float = Field(ge=0, description="Median distance between keypoints, as a fraction of the crop.")
+    p99_shift: float = Field(ge=0, description="99th percentile of that distance.")
+    pck_lost: float | None = Field(None, description="Points of PCK@0.2 lost, where annotated data was given.")
+    emulated: bool = Field(False, description="Measured by rounding in float32, not on a machine that has it.")
 
 
 class Scheduling(_Strict):
@@ -80,6 +123,8 @@ class ComponentManifest(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
     parameters: int = Field(ge=0)
+    operators: int | None = Field(None, ge=1, description="Nodes of the graph.")
+    variants: dict[VariantName, VariantManifest] = Field(default_factory=dict, description="Other graphs of it.")
     scheduling: Scheduling | None = Field(None, description="None: the default of the component's role.")
 
 
@@ -90,7 +135,10 @@ class TextEncoderManifest(_Strict):
     name: str = Field(description="What the tower is called: 'gte-base-en-v1.5'.")
     dimension: int = Field(ge=1)
     max_tokens: int = Field(ge=1, description="Tokens after which a text is cut.")
-    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Digest of that file; None: exported before digests were kept."
+    )
     pad_token_id: int = Field(ge=0)
 
 
@@ -129,11 +177,12 @@ class SourceManifest(_Strict):
 class _System(_Strict):
     """What every system says of itself."""
 
-    components: dict[Role, str] = Field(description="Role → name of a component of the repository.")
+    components: dict[Role, Name] = Field(description="Role → name of a component of the repository.")
     backbone: str = Field(description="What sees the image.")
     modalities: Modalities
     parameters: int = Field(ge=1)
     parity: tuple[ParityEntry, ...] = ()
+    precisions: tuple[PrecisionCost, ...] = Field((), description="What reduced precisions cost on its weights.")
     source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
     query: tuple[Role, ...] = Field((), description="Roles that a query with a cached support passes, in order.")
 
@@ -214,7 +263,7 @@ class LanguageSystemManifest(_System):
     width: int = Field(ge=1, description="D of an image token.")
     image_tokens: int = Field(ge=1, description="N, of an image.")
     cache: CacheManifest
-    tokenizer: str = Field(description="Path of a tokenizers JSON file, relative to the repository.")
+    tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
     tokenizer_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     special_tokens: SpecialTokens
     instruction: InstructionConfiguration
@@ -270,16 +319,16 @@ class Manifest(_Strict):
     format_version: Literal[1] = 1
     capeserve_version: str
     created: str = Field(description="UTC, ISO 8601.")
-    image_size: int = Field(ge=1, description="Side of the square crop that the backbone takes, in pixels.")
+    image_size: int = Field(ge=1, le=4096, description="Side of the square crop that the backbone takes, in pixels.")
     box_padding: float = Field(gt=0, description="Side of the crop ÷ longer side of the box.")
-    max_keypoints: int = Field(ge=1)
+    max_keypoints: int = Field(ge=1, le=1000)
     keypoint_buckets: tuple[int, ...] = Field(
         min_length=1,
         description="Keypoint counts that supports are padded to, ascending; the last is max_keypoints.",
     )
     max_shots: int = Field(ge=1)
-    components: dict[str, ComponentManifest]
-    systems: dict[str, AnySystem] = Field(min_length=1)
+    components: dict[Name, ComponentManifest]
+    systems: dict[Name, AnySystem] = Field(min_length=1)
     source: SourceManifest
 
     @model_validator(mode="after")
@@ -375,7 +424,8 @@ def read_manifest(repository: Path | str) -> Manifest:
         places = [part for place, part in enumerate(first["loc"]) if not (place == 2 and first["loc"][0] == "systems")]
         field = ".".join(map(str, places))
         raise ManifestError(f"{path}: {field or 'document'}: {first['msg']}") from None
-    for name in manifest.components:
-        if not (repository / name / MODEL_FILE).is_file():
-            raise ManifestError(f"{repository / name / MODEL_FILE}: missing, the manifest names it")
+    for name, component in manifest.components.items():
+        for file in (MODEL_FILE, *(variant.file for variant in component.variants.values())):
+            if not (repository / name / file).is_file():
+                raise ManifestError(f"{repository / name / file}: missing, the manifest names it")
     return manifest

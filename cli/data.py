@@ -59,3 +59,43 @@ def preview(split: Split, output: Path, objects: int, seed: int, names: tuple[st
         f"{dataset.name}: {len(rows)} categories, {objects} of each, "
         f"drawn at {len(rows) * objects / seconds:.0f} images/s; wrote {output}"
     )
+
+
+@data.command()
+@click.option(
+    "--mp100", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of MP-100's files."
+)
+@click.option("--coco", type=click.Path(exists=True, path_type=Path), help="Or a COCO keypoint file or folder.")
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the images.")
+@click.option("--fold", type=click.IntRange(1, 5), default=1, show_default=True, help="Which of MP-100's splits.")
+@click.option("--split", help="train, val or test of MP-100; of a COCO file what its images say.")
+@click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Texts file to start from.")
+@click.option("--output", type=_FILE, required=True, help="Texts file to write: YAML, or JSON under .json.")
+def texts(
+    mp100: Path | None,
+    coco: Path | None,
+    images: Path | None,
+    fold: int,
+    split: str | None,
+    texts: Path | None,
+    output: Path,
+) -> None:
+    """Write a texts file to fill in for a data set, and print which names and descriptions are missing."""
+    from cape.data.dataset import DatasetError
+    from cape.data.sources import open_dataset, parse_data_source
+    from cape.data.texts import texts_template, write_texts
+
+    if (mp100 is None) == (coco is None):
+        raise click.UsageError("give --mp100 or --coco")
+    if mp100 is not None:
+        source = {"kind": "mp100", "annotations": mp100, "images": images, "fold": fold, "split": split or "test"}
+    else:
+        source = {"kind": "coco", "annotations": coco, "images": images, "split": split}
+    try:
+        document, missing = texts_template(open_dataset(parse_data_source(source | {"texts": texts})))
+        write_texts(document, output)
+    except (DatasetError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    for line in missing:
+        click.echo(f"missing: {line}")
+    click.echo(f"{len(document)} categories, {len(missing)} of them with texts missing; wrote {output}")

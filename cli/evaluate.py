@@ -57,6 +57,17 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--split", help="Part of the data: of a COCO file what its images say; else train, val or test.")
 @click.option("--fold", type=click.IntRange(1, 5), help="Which of MP-100's five splits.")
 @click.option("--category", "categories", multiple=True, help="Only this category of a COCO file; repeatable.")
+@click.option(
+    "--skeleton-base",
+    type=click.Choice(["detect", "0", "1"]),
+    help="Index of the first keypoint in the skeletons of a COCO file.  [default: detect]",
+)
+@click.option("--texts", type=_FILE, help="Texts file: names, descriptions and paraphrases by category.")
+@click.option(
+    "--scoring",
+    type=click.Choice(["common", "published"]),
+    help="Pairs without a common visible keypoint: left out, or counted as 0 as published.  [default: common]",
+)
 @click.option("--shots", type=int, help="Support images of an episode; 0: queries alone.  [default: 1]")
 @click.option("--episodes", type=int, help="Episodes of a category.  [default: 200]")
 @click.option("--queries", type=int, help="Queries of an episode.  [default: 15]")
@@ -130,9 +141,18 @@ def _changes(flags: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"{' and '.join(sorted(kinds))}: one kind of data at a time")
     data: dict[str, Any] = {
         field: given.pop(flag)
-        for flag, field in (("images", "images"), ("split", "split"), ("fold", "fold"), ("categories", "categories"))
+        for flag, field in (
+            ("images", "images"),
+            ("split", "split"),
+            ("fold", "fold"),
+            ("categories", "categories"),
+            ("texts", "texts"),
+        )
         if flag in given
     }
+    if "skeleton_base" in given:
+        base = given.pop("skeleton_base")
+        data["skeleton_base"] = base if base == "detect" else int(base)
     if "data" in given:
         data["kind"] = given.pop("data")
     for kind in ("coco", "mp100"):

@@ -84,6 +84,11 @@ PUBLISHED_SUFFIXES = (".pth", ".pt", ".ckpt")
     help="With --tensorrt: precision of matrix products and convolutions.",
 )
 @click.option("--strip-weights", is_flag=True, help="With --tensorrt: build engines without weights.")
+@click.option(
+    "--gpu-graphs",
+    is_flag=True,
+    help="Also write graphs for GPUs: fused attention, in float32 and in float16. The server picks them by itself.",
+)
 @click.pass_context
 def export(
     context: click.Context,
@@ -101,6 +106,7 @@ def export(
     targets: tuple[str, ...],
     precision: Precision,
     strip_weights: bool,
+    gpu_graphs: bool,
 ) -> None:
     """Export a checkpoint to a model repository: one ONNX graph a component, compared with PyTorch.
 
@@ -149,7 +155,9 @@ def export(
                 assert untrained is not None
                 source = untrained_checkpoint(untrained, tokenizer)
             options = TritonOptions(triton_device, triton_accelerator)
-            exported = export_repository(source, output, force=force, add=add, triton=options, progress=progress)
+            exported = export_repository(
+                source, output, force=force, add=add, triton=options, gpu_graphs=gpu_graphs, progress=progress
+            )
             if request is not None:
                 built = build_engines(output, request, progress=progress)
                 serve_plans(output, built, request, options)

@@ -53,10 +53,15 @@ LIBRARIES = {"litserve": "bench", "peft": "llm", "tritonclient": "triton"}
 
 
 def missing_extra(command: str, error: ModuleNotFoundError) -> click.ClickException | None:
-    """The message for a library that is not installed; None for a module of this project or an unknown command."""
+    """The message for a library that is not installed; None if no extra is known to bring it."""
     library = (error.name or "").partition(".")[0]
+    if library in PACKAGES:
+        return click.ClickException(
+            f"{command} needs {error.name}, which this installation leaves out, as the container images do with what "
+            "they do not run: use `pip install capeserve`"
+        )
     extra = LIBRARIES.get(library) or EXTRAS.get(command)
-    if extra is None or library in PACKAGES:
+    if extra is None:
         return None
     return click.ClickException(
         f"{command} needs {error.name}, which is not installed: pip install 'capeserve[{extra}]'"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cape.annotations import read_support
 from cape.coco import SkeletonBase, read_coco
+from cape.coco_entries import parse_id
 from cape.support import Modality, RegisteredSupport, SupportDefinition
 from cli.connection import Connection, connects
 from cli.consoles import console
@@ -33,8 +34,8 @@ def support() -> None:
 @click.argument("files", nargs=-1, type=_FILE, metavar="[FILE]...")
 @click.option("--coco", type=_FILE, help="Take the support from a COCO keypoint file instead.")
 @click.option("--category", help="Category of the COCO file; needed where it has several.")
-@click.option("--image-id", "image_ids", type=int, multiple=True, help="Take this image; repeatable.")
-@click.option("--annotation-id", "annotation_ids", type=int, multiple=True, help="Or this annotation; repeatable.")
+@click.option("--image-id", "image_ids", multiple=True, help="Take this image; repeatable.")
+@click.option("--annotation-id", "annotation_ids", multiple=True, help="Or this annotation; repeatable.")
 @click.option("--shots", type=click.IntRange(min=1), default=1, help="Or the N best labelled annotations.")
 @click.option("--images", type=_FOLDER, help="Folder of the COCO file's images.  [default: its own]")
 @click.option(
@@ -58,8 +59,8 @@ def create(
     files: tuple[Path, ...],
     coco: Path | None,
     category: str | None,
-    image_ids: tuple[int, ...],
-    annotation_ids: tuple[int, ...],
+    image_ids: tuple[str, ...],
+    annotation_ids: tuple[str, ...],
     shots: int,
     images: Path | None,
     skeleton_base: str,
@@ -74,14 +75,17 @@ def create(
         raise click.UsageError("give annotation files, or --coco FILE")
     definitions: list[tuple[Path, SupportDefinition]] = [(file, read_support(file)) for file in files]
     if coco is not None:
-        found = read_coco(coco, images).support(
+        coco_file = read_coco(coco, images)
+        found = coco_file.support(
             category,
             shots=shots,
-            image_ids=image_ids,
-            annotation_ids=annotation_ids,
+            image_ids=[parse_id(value) for value in image_ids],
+            annotation_ids=[parse_id(value) for value in annotation_ids],
             skeleton_base=_SKELETON_BASES[skeleton_base],
         )
         definitions.append((coco, found))
+        for note in coco_file.notes:
+            click.echo(f"{coco}: {note}", err=True)
     created: list[dict[str, Any]] = []
     with connection.client() as client:
         for file, definition in definitions:

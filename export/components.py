@@ -16,11 +16,12 @@ from cape.models.system import System, component_modules, parameter_counts
 Shape = tuple[int | str, ...]
 
 MAX_BATCH_SIZE: dict[Role, int] = {
-    # Rows of a batch: crops, single texts, support sets, queries. A limit for latency under load, not for memory.
-    "image_backbone": 16,
+    # Crops, single texts, support sets, queries: what a GPU can use. CPUs and Triton take less, see `CPU_BATCH` and
+    # `export.triton`.
+    "image_backbone": 64,
     "text_encoder": 64,
     "support_fusion": 8,
-    "pose_decoder": 32,
+    "pose_decoder": 64,
 }
 
 EXAMPLE_SIZES = {"B": 2, "S": 3, "K": 5, "T": 7}

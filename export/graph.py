@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -33,7 +34,9 @@ class ExportError(RuntimeError):
     """An export that did not come to a sound end; nothing of it is left on disk."""
 
 
-def write_graph(component: Component, path: Path, external_data_from: int = EXTERNAL_DATA_FROM) -> None:
+def write_graph(
+    component: Component, path: Path, external_data_from: int = EXTERNAL_DATA_FROM, *, standard: bool = True
+) -> None:
     """Traces a component with dynamic axes and writes it; arguments and errors as for `write_module`."""
     write_module(
         component.module,
@@ -42,6 +45,7 @@ def write_graph(component: Component, path: Path, external_data_from: int = EXTE
         component.outputs,
         path,
         external_data_from=external_data_from,
+        standard=standard,
     )
 
 
@@ -55,6 +59,7 @@ def write_module(
     largest: Mapping[str, int] = MappingProxyType({}),
     derived: Collection[str] = (),
     external_data_from: int = EXTERNAL_DATA_FROM,
+    standard: bool = True,
 ) -> None:
     """Traces a module with dynamic axes, writes it as ONNX and checks the file.
 
@@ -66,6 +71,7 @@ def write_module(
         largest: most of a dynamic axis, by name; 2048 where not given.
         derived: axes whose size follows from others (a sum, say); the file may name them differently.
         external_data_from: see `EXTERNAL_DATA_FROM`.
+        standard: the graph has ONNX's own operators only; others are checked by loading it in ONNX Runtime.
 
     Raises:
         ExportError: the graph does not pass onnx.checker or strict shape inference, or an axis that must be
@@ -98,15 +104,27 @@ def write_module(
     program.model.graph.metadata_props.clear()
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value)
     program.save(path, external_data=weights >= external_data_from)
-    _check(path, inputs, outputs, derived)
+    _check(path, inputs, outputs, derived, standard=standard)
 
 
-def _check(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], derived: Collection[str]) -> None:
+def _check(
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    derived: Collection[str],
+    *,
+    standard: bool,
+) -> None:
     component = path.parts[-3]
     try:
-        # By path, so that files above 2 GiB and external data are checked too.
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        if standard:
+            # By path, so that files above 2 GiB and external data are checked too.
+            onnx.checker.check_model(str(path), full_check=True)
+        else:
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise ExportError(f"{component}: the graph is not valid ONNX: {error}") from None
     graph = onnx.load(path, load_external_data=False).graph
     for specs, values in ((inputs, graph.input), (outputs, graph.output)):

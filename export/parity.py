@@ -10,7 +10,7 @@ import importlib.resources
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -96,7 +96,7 @@ class ComponentRuntime(Protocol):
 class Runtime:
     """Runs exported components in ONNX Runtime on the CPU."""
 
-    def __init__(self, graphs: Mapping[str, Path], threads: int = 0) -> None:
+    def __init__(self, graphs: Mapping[Any, Path], threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

@@ -62,7 +62,7 @@ def lower_precision(model: ModelProto, precision: Precision, *, emulate: bool = 
     """
     model, low = _copy(model), ELEMENT_TYPES[precision]
     products = [node for node in model.graph.node if node.op_type in PRODUCTS[precision]]
-    kept = {node.name: reason for node in products if (reason := _reason_to_keep(node))}
+    kept = {node.name: reason for node in products if (reason := reason_to_keep(node))}
     lowered = [node for node in products if node.name not in kept]
     floats = {value.name: value for value in model.graph.initializer if value.data_type == TensorProto.FLOAT}
     names = {node.name for node in lowered}
@@ -94,7 +94,7 @@ def lower_precision(model: ModelProto, precision: Precision, *, emulate: bool = 
     return Lowered(model, tuple(node.name for node in lowered), kept)
 
 
-def _reason_to_keep(node: NodeProto) -> str:
+def reason_to_keep(node: NodeProto) -> str:
     """The module of `KEPT` that a node belongs to; empty where there is none."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "")
     parts = {part for scope in scopes.split("'") for part in scope.split(".")}

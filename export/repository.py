@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import onnx
 from tokenizers import Tokenizer
 
 import cape
@@ -21,6 +23,7 @@ from cape.manifest import (
     ComponentManifest,
     Manifest,
     ParityEntry,
+    Role,
     SourceManifest,
     SystemManifest,
     TextEncoderManifest,
@@ -39,6 +42,7 @@ from export.parity import (
 )
 from export.triton.configurations import write_configurations
 from export.triton.options import TritonOptions
+from export.variants import Variants, write_gpu_variants
 
 if TYPE_CHECKING:
     from export.capellm.weights import WeightsCost
@@ -77,6 +81,7 @@ def export_repository(
     add: bool = False,
     triton: TritonOptions = TritonOptions(),  # noqa: B008 (immutable)
     external_data_from: int = EXTERNAL_DATA_FROM,
+    gpu_graphs: bool = False,
     progress: Progress = lambda step, done, total: None,
 ) -> Exported:
     """Exports a checkpoint, proves it against PyTorch, and writes the repository.
@@ -88,7 +93,8 @@ def export_repository(
         add: keep the systems that are there; the repository then serves them all.
         triton: how Triton is to run the models.
         external_data_from: bytes of weights from which a graph keeps them in a file beside it.
-        progress: told about every step.
+        gpu_graphs: also write the graphs of `export.variants` that suit GPUs.
+        progress: called at every step.
 
     Raises:
         ExportError: the output is there already (with `add`: is not there, or has the system), the options for
@@ -97,7 +103,7 @@ def export_repository(
     """
 
     def write(folder: Path) -> Exported:
-        return _write(checkpoint, folder, external_data_from, progress)
+        return _write(checkpoint, folder, external_data_from, gpu_graphs, progress)
 
     return put_repository(write, checkpoint.system.configuration.system, output, force=force, add=add, triton=triton)
 
@@ -167,11 +173,13 @@ def _put_in_place(partial: Path, output: Path) -> None:
         partial.rename(output)
 
 
-def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progress: Progress) -> Exported:
+def _write(
+    checkpoint: Checkpoint, folder: Path, external_data_from: int, gpu_graphs: bool, progress: Progress
+) -> Exported:
     system, configuration = checkpoint.system, checkpoint.system.configuration
     parameters = sum(p.numel() for p in system.parameters())
     parts = components(system)
-    steps = 2 * len(parts) + 2 * len(CHAIN_SIZES)
+    steps = (2 + gpu_graphs) * len(parts) + 2 * len(CHAIN_SIZES)
     done = 0
 
     def step(what: str) -> None:
@@ -179,7 +187,7 @@ def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progre
         progress(what, done, steps)
         done += 1
 
-    graphs: dict[str, Path] = {}
+    graphs: dict[Role, Path] = {}
     for part in parts:
         step(f"tracing {part.role}")
         graphs[part.role] = folder / part.role / MODEL_FILE
@@ -193,10 +201,12 @@ def _write(checkpoint: Checkpoint, folder: Path, external_data_from: int, progre
     step("comparing the whole chain")
     for _ in compare_chain(system, runtime, checkpoint.tokenizer, differences):
         step("comparing the whole chain")
-    progress("done", steps, steps)
     parity = differences.entries()
     require_parity(parity)
-    manifest = _manifest(checkpoint, parts, graphs, text, parity, parameters)
+    # Last: it leaves the system with operators that PyTorch cannot run.
+    variants = write_gpu_variants(system, parts, graphs, folder, step) if gpu_graphs else {}
+    progress("done", steps, steps)
+    manifest = _manifest(checkpoint, parts, graphs, variants, text, parity, parameters)
     (folder / MANIFEST_NAME).write_text(manifest.with_scheduling().model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Exported(manifest, configuration.system, differences.ties)
 
@@ -247,6 +257,7 @@ def _write_tokenizer(
         dimension=configuration.text.dimension,
         max_tokens=configuration.text.max_tokens,
         tokenizer=str(relative),
+        tokenizer_sha256=hashlib.sha256((folder / relative).read_bytes()).hexdigest(),
         pad_token_id=int(configuration.text.architecture.get("pad_token_id") or 0),
     )
 
@@ -254,7 +265,8 @@ def _write_tokenizer(
 def _manifest(
     checkpoint: Checkpoint,
     parts: list[Component],
-    graphs: dict[str, Path],
+    graphs: Mapping[Role, Path],
+    variants: Variants,
     text: TextEncoderManifest | None,
     parity: tuple[ParityEntry, ...],
     parameters: int,
@@ -270,6 +282,8 @@ def _manifest(
             sha256=digest,
             bytes=size,
             parameters=part.parameters,
+            operators=len(onnx.load(str(graphs[part.role]), load_external_data=False).graph.node),
+            variants=variants.get(part.role, {}),
         )
     return Manifest(
         capeserve_version=cape.__version__,

@@ -1,15 +1,18 @@
-"""The parts of a server, put together from its settings; everything but the network."""
+"""The application: everything that a server consists of except the network, built from its settings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
+from service.background import BackgroundTasks
 from service.batching.batcher import Batcher
 from service.decoding import DecodeMemory, DecodePool
 from service.engines.base import BatchRunner, Engine
@@ -18,30 +21,33 @@ from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
 from service.images import ImageLimits
 from service.memory import return_freed_memory
+from service.model_digests import verify_digests
 from service.pipelines.assembly import Pipelines
 from service.pipelines.query import Estimation
-from service.settings import Settings
+from service.settings import Settings, without_secrets
 from service.supports.registry import RegistryError, SupportRegistry
 from service.supports.registry_metrics import ObservedRegistry
 from service.supports.sqlite import SqliteRegistry
 from service.supports.store import Supports
 from service.telemetry.metrics import Metrics
-from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.performance import PerformanceMonitor, paper_row
 from service.telemetry.request_context import Tracer
+from service.warm_up import warm_up
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What the handlers need.
+    """The parts that the handlers need.
 
     Attributes:
-        manifest: what is served.
+        manifest: of the served repository.
         default_system: answers requests that name no model.
         runner: runs the models.
-        supports: registered ones, and those sent along.
+        supports: registered supports, and those sent with queries.
         estimation: answers queries.
         metrics: for Prometheus.
         performance: for GetPerformanceReport.
+        background: tasks that run as long as the server.
         decoding: threads that decode images.
     """
 
@@ -52,12 +58,13 @@ class Application:
     estimation: Estimation
     metrics: Metrics
     performance: PerformanceMonitor
+    background: BackgroundTasks
     decoding: DecodePool
 
     @property
-    def healthy(self) -> bool:
-        """Whether queries can be answered now."""
-        return self.runner.healthy and not self.decoding.stuck
+    def ready(self) -> bool:
+        """Whether queries can be answered now; the registry must have answered at least once since the start."""
+        return self.runner.healthy and not self.decoding.stuck and self.supports.registry_health is not None
 
     @property
     def hanging(self) -> bool:
@@ -69,7 +76,7 @@ class Application:
 async def open_application(
     settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None
 ) -> AsyncIterator[Application]:
-    """Loads the models and opens the registry; on leaving, finishes what runs and closes them.
+    """Loads the models and opens the registry; on exit, finishes running work and closes them.
 
     Args:
         settings: of the server.
@@ -125,16 +132,22 @@ async def open_application(
             max_page_bytes=settings.max_message_bytes,
             forget=pipelines.forget,
             known=pipelines.known,
+            max_owner_bytes=settings.max_tenant_storage_bytes,
             check_words=pipelines.check_words,
         )
         try:
-            await supports.open(metrics.registry_healthy)
+            await supports.open(metrics.registry_health)
         except RegistryError as error:
             raise StartError(str(error)) from None
+        background = BackgroundTasks(metrics)
+        stack.push_async_callback(background.close)
+        background.start("registry", supports.maintain)
         for name, cache in pipelines.caches.items():
             metrics.watch_cache(name, cache)
         metrics.watch_cache("definitions", supports.definitions)
-        performance = PerformanceMonitor(manifest.systems)
+        performance = PerformanceMonitor(
+            {name: paper_row(name, system.parameters) for name, system in manifest.systems.items()}
+        )
         metrics.watch_performance(performance.report)
         estimation = Estimation(
             manifest,
@@ -149,7 +162,9 @@ async def open_application(
             max_answer_bytes=settings.max_answer_bytes,
             lookup_seconds=settings.default_deadline_seconds,
         )
-        yield Application(manifest, default_system, runner, supports, estimation, metrics, performance, pool)
+        yield Application(
+            manifest, default_system, runner, supports, estimation, metrics, performance, background, pool
+        )
 
 
 async def _open_runner(
@@ -166,7 +181,7 @@ async def _open_runner(
     if engine is None:
         assert settings.engine != "triton"
         engine = await asyncio.to_thread(
-            load_engine,
+            _load_verified,
             settings.engine,
             settings.repository,
             manifest,
@@ -174,6 +189,7 @@ async def _open_runner(
             providers=settings.providers,
             precision=settings.precision,
         )
+        await asyncio.to_thread(warm_up, engine, manifest)
         await asyncio.to_thread(return_freed_memory)
     stack.callback(engine.close)
     metrics = Metrics(manifest, version=__version__, engine=engine.description)
@@ -189,11 +205,37 @@ async def _open_runner(
     return batcher, metrics
 
 
+def _load_verified(
+    name: Literal["auto", "onnxruntime", "openvino"], repository: Path, manifest: Manifest, **options: Any
+) -> Engine:
+    """Loads the models while their files are verified.
+
+    Raises:
+        EngineError: the engine cannot load them.
+        StartError: a file is damaged.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as pool:
+        verification = pool.submit(verify_digests, repository, manifest)
+        try:
+            engine = load_engine(name, repository, manifest, **options)
+        except EngineError:
+            # A damaged file often cannot be loaded: its digest explains why.
+            verification.result()
+            raise
+        try:
+            verification.result()
+        except StartError:
+            engine.close()
+            raise
+        return engine
+
+
 async def _connect_triton(settings: Settings, manifest: Manifest, stack: AsyncExitStack) -> tuple[BatchRunner, Metrics]:
     try:
         from service.engines.triton import TritonEngine
     except ModuleNotFoundError as error:
         raise StartError(f"engine triton needs {error.name}: pip install 'capeserve[triton]'") from None
+    await asyncio.to_thread(verify_digests, settings.repository, manifest, graphs=False)
     metrics = Metrics(manifest, version=__version__, engine=f"triton:{settings.triton_url}")
     triton = TritonEngine(
         settings.triton_url,
@@ -233,18 +275,21 @@ def open_registry(url: str) -> SupportRegistry:
 
     Args:
         url: 'sqlite:///relative/file', 'sqlite:////absolute/file', or 'sqlite://' for memory; 'redis://…',
-            'rediss://…' or 'unix://…' for Redis.
+            'rediss://…', 'unix://…' or 'redis+sentinel://…' for Redis.
 
     Raises:
-        RegistryError: the URL means nothing to us, or the registry cannot be opened.
+        RegistryError: the URL is not supported, or the registry cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in ("redis", "rediss", "unix"):
+    if separator and scheme in ("redis", "rediss", "unix", "redis+sentinel"):
         try:
             from service.supports.redis import RedisRegistry
         except ModuleNotFoundError as error:
             raise RegistryError(f"registry {scheme}:// needs {error.name}: pip install 'capeserve[redis]'") from None
         return RedisRegistry(url)
     if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")) or rest == "/":
-        raise RegistryError(f"registry: expected sqlite:///FILE, sqlite:// or redis://HOST, not {url!r}")
+        raise RegistryError(
+            "registry: expected sqlite:///FILE, sqlite://, redis://HOST or redis+sentinel://HOST,HOST/SERVICE, "
+            f"not {without_secrets(url)!r}"
+        )
     return SqliteRegistry(Path(rest[1:]) if rest else None)

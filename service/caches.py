@@ -1,4 +1,4 @@
-"""A cache bounded by bytes in which no value is computed twice at the same time."""
+"""A cache bounded by bytes that computes no value twice at the same time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class CacheStatistics:
-    """How a cache fares.
+    """Cache statistics.
 
     Attributes:
-        hits: lookups answered at once.
+        hits: lookups answered from the cache.
         misses: lookups that started a computation.
         shared: lookups that joined a computation under way.
-        evictions: entries pushed out to make room.
+        evictions: entries removed to make room.
         entries: entries held now.
-        bytes: what they take.
+        bytes: size of the entries.
     """
 
     hits: int = 0
@@ -37,7 +37,7 @@ class CacheStatistics:
 
 @dataclass(slots=True, eq=False)
 class _Flight(Generic[Value]):
-    """A computation under way, and how many wait for it."""
+    """A running computation, and how many callers wait for it."""
 
     task: asyncio.Task[Value]
     waiters: int = 0
@@ -46,18 +46,24 @@ class _Flight(Generic[Value]):
 class SingleFlightCache(Generic[Key, Value]):
     """Keeps the most recently used values within a number of bytes; for use within one event loop.
 
-    Callers that ask for the same missing key at the same time share one computation.
+    Callers that ask for the same missing key at the same time share one computation. Entries may belong to a group,
+    such as all that was computed from one support, which is dropped as a whole.
     """
 
-    def __init__(self, max_bytes: int, size: Callable[[Value], int]) -> None:
+    def __init__(
+        self, max_bytes: int, size: Callable[[Value], int], group: Callable[[Key], Hashable] = lambda key: key
+    ) -> None:
         """Creates an empty cache.
 
         Args:
-            max_bytes: what the values may take together; 0 keeps nothing, computations are still shared.
-            size: what a value takes, in bytes.
+            max_bytes: most bytes of all values together; 0 keeps nothing, but computations are still shared.
+            size: bytes of a value.
+            group: the group of a key; by default each key is its own.
         """
         self._max_bytes = max_bytes
         self._size = size
+        self._group = group
+        self._groups: dict[Hashable, set[Key]] = {}
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._flights: dict[Key, _Flight[Value]] = {}
         self._statistics = CacheStatistics()
@@ -68,7 +74,7 @@ class SingleFlightCache(Generic[Key, Value]):
         return replace(self._statistics)
 
     def __contains__(self, key: Key) -> bool:
-        """Whether a value is there now; does not count as its use."""
+        """Whether a value is cached; does not count as a use."""
         return key in self._values
 
     async def get(
@@ -77,13 +83,13 @@ class SingleFlightCache(Generic[Key, Value]):
         """Looks a value up, or computes it.
 
         Args:
-            key: what to look up.
-            compute: makes the value; called at most once, in a task that outlives a caller who leaves as long
-                as another one waits. Its failure reaches everyone who waits and is not kept.
+            key: of the value.
+            compute: computes the value; called at most once, in a task that goes on without the caller as long as
+                another one waits. Its error reaches all that wait, and is not cached.
             deadline: event loop time until which to wait.
 
         Returns:
-            The value, and whether it was there already.
+            The value, and whether it was cached.
 
         Raises:
             DeadlineError: the deadline passed.
@@ -108,8 +114,8 @@ class SingleFlightCache(Generic[Key, Value]):
             try:
                 return flight.task.result(), False
             except DeadlineError:
-                # The computation ran under the deadline of the caller that started it. Whoever joined and
-                # still has time starts it again.
+                # The computation had the deadline of the caller that started it. Callers that joined it and still have
+                # time start it again.
                 if started:
                     raise
 
@@ -127,12 +133,13 @@ class SingleFlightCache(Generic[Key, Value]):
 
         flight = _Flight(asyncio.get_running_loop().create_task(fly()))
         self._flights[key] = flight
-        # Looked at here, lest asyncio logs a failure that came after the last caller had left.
+        self._groups.setdefault(self._group(key), set()).add(key)
+        # Retrieved here: asyncio would log an error that came after the last caller had left.
         flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return flight
 
     async def _finished(self, key: Key, flight: _Flight[Value], remaining: float | None) -> bool:
-        """Waits at most `remaining` seconds for a computation; calls it off when nobody waits any more."""
+        """Waits at most `remaining` seconds for a computation, and cancels it when nobody waits for it any more."""
         flight.waiters += 1
         try:
             done, _ = await asyncio.wait((flight.task,), timeout=remaining)
@@ -147,32 +154,48 @@ class SingleFlightCache(Generic[Key, Value]):
     def _forget(self, key: Key, flight: _Flight[Value]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+            self._leave_group(key)
 
     def _store(self, key: Key, value: Value) -> None:
         size = self._size(value)
         if size > self._max_bytes:
             return
         self._values[key] = value
+        self._groups.setdefault(self._group(key), set()).add(key)
         self._statistics.bytes += size
         while self._statistics.bytes > self._max_bytes:
-            _, oldest = self._values.popitem(last=False)
+            evicted, oldest = self._values.popitem(last=False)
+            self._leave_group(evicted)
             self._statistics.bytes -= self._size(oldest)
             self._statistics.evictions += 1
         self._statistics.entries = len(self._values)
 
     def known(self) -> list[Key]:
-        """Keys of the values that are held, and of those being computed."""
+        """Keys of the cached values, and of those being computed."""
         return [*self._values, *(key for key in self._flights if key not in self._values)]
 
-    def invalidate(self, matches: Callable[[Key], bool]) -> int:
-        """Drops the values whose key `matches`, and returns how many.
+    def invalidate(self, group: Hashable) -> int:
+        """Drops the values of a group, and returns how many. Takes time in proportion to the group, not the cache.
 
-        Computations under way finish for those who wait for them, but are neither kept nor joined any more.
+        Running computations finish for those who wait for them, but their values are not cached, and no caller joins
+        them any more.
         """
-        stale = [key for key in self._values if matches(key)]
-        for key in stale:
-            self._statistics.bytes -= self._size(self._values.pop(key))
-        for key in [key for key in self._flights if matches(key)]:
-            del self._flights[key]
+        dropped = 0
+        for key in self._groups.pop(group, ()):
+            if key in self._values:
+                self._statistics.bytes -= self._size(self._values.pop(key))
+                dropped += 1
+            self._flights.pop(key, None)
         self._statistics.entries = len(self._values)
-        return len(stale)
+        return dropped
+
+    def _leave_group(self, key: Key) -> None:
+        """Takes a key out of its group unless it is still cached or computed."""
+        if key in self._values or key in self._flights:
+            return
+        group = self._group(key)
+        members = self._groups.get(group)
+        if members is not None:
+            members.discard(key)
+            if not members:
+                del self._groups[group]

@@ -1,7 +1,7 @@
-"""What can go wrong, in the service's own words.
+"""Errors of the service.
 
-Errors are raised where they are understood, as one of these; `service.handlers.error_statuses` turns them into gRPC
-statuses with google.rpc details. Anything else that escapes is our own fault, and becomes INTERNAL.
+Errors are raised where they are understood, as one of these classes. `service.handlers.error_statuses` turns them into
+gRPC statuses with google.rpc details. Any other exception is a fault of the service and becomes INTERNAL.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Literal
 
 
 class StartError(Exception):
-    """A server that cannot start; the message is one line and says what to change."""
+    """A server that cannot start. The message is one line and says what to change."""
 
 
 class ServiceError(Exception):
-    """Base of every error that a caller is told about."""
+    """Base of every error that is reported to callers."""
 
 
 class InvalidFieldError(ServiceError):
-    """Something wrong in a request: INVALID_ARGUMENT.
+    """An invalid field of a request: INVALID_ARGUMENT.
 
     Attributes:
         violations: (field path, what is wrong) pairs; a path reads like 'support.examples[0].keypoints[3].x'.
@@ -29,7 +29,7 @@ class InvalidFieldError(ServiceError):
         super().__init__(f"{field}: {description}")
 
     def within(self, prefix: str) -> InvalidFieldError:
-        """The same error, with `prefix` before its field paths: where a message is part of another."""
+        """The same error with `prefix` before its field paths, for a message that is part of another one."""
         field, description = self.violations[0]
         error = InvalidFieldError(f"{prefix}.{field}" if field else prefix, description)
         error.violations += [(f"{prefix}.{path}", text) for path, text in self.violations[1:]]
@@ -37,7 +37,7 @@ class InvalidFieldError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """A resource that is not there: NOT_FOUND.
+    """A resource that does not exist: NOT_FOUND.
 
     Attributes:
         resource_type: 'cape.v1.Support' or 'cape.v1.Model'.
@@ -51,10 +51,10 @@ class NotFoundError(ServiceError):
 
 
 class UnusableSupportError(ServiceError):
-    """A support that is right in itself but of no use here: FAILED_PRECONDITION.
+    """A support that is valid, but not usable by this model: FAILED_PRECONDITION.
 
     Attributes:
-        subject: 'supports/…' or 'models/…', whatever is in the way.
+        subject: 'supports/…' or 'models/…', whichever is the obstacle.
     """
 
     def __init__(self, subject: str, description: str) -> None:
@@ -63,7 +63,7 @@ class UnusableSupportError(ServiceError):
 
 
 class MissingModalityError(UnusableSupportError):
-    """A support that lacks what a system needs: FAILED_PRECONDITION."""
+    """A support without a modality that the model needs: FAILED_PRECONDITION."""
 
 
 class QueueFullError(ServiceError):
@@ -79,7 +79,7 @@ class QueueFullError(ServiceError):
 
 
 class CallerLimitError(ServiceError):
-    """A caller wants more than its token allows: RESOURCE_EXHAUSTED with RetryInfo.
+    """A call beyond the quota of its token: RESOURCE_EXHAUSTED with RetryInfo.
 
     Attributes:
         limit: which: calls in a time, or at a time.
@@ -96,8 +96,38 @@ class MessageSizeError(ServiceError):
     """A message larger than its sender's token allows: RESOURCE_EXHAUSTED."""
 
 
+class StorageFullError(ServiceError):
+    """The registry has no room left for new supports: RESOURCE_EXHAUSTED."""
+
+
+class StorageQuotaError(ServiceError):
+    """A tenant has used up its storage quota: RESOURCE_EXHAUSTED with QuotaFailure.
+
+    Attributes:
+        tenant: owner of the supports.
+        description: bytes used, needed and allowed.
+    """
+
+    def __init__(self, tenant: str, used: int, needed: int, allowed: int) -> None:
+        self.tenant = tenant
+        self.description = f"{used:,} bytes are stored and {needed:,} more are needed; {allowed:,} are allowed"
+        super().__init__(f"the storage quota is used up: {self.description}; delete supports to make room")
+
+
+class DamagedSupportError(ServiceError):
+    """A stored support whose bytes have changed, as on a failing disk: DATA_LOSS.
+
+    Attributes:
+        name: 'supports/…'.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} is damaged in the registry; delete it and create it again")
+
+
 class UnauthenticatedError(ServiceError):
-    """A call without a token, or with one that is not good here: UNAUTHENTICATED."""
+    """A call without a valid token: UNAUTHENTICATED."""
 
 
 class DeadlineError(ServiceError):
@@ -117,4 +147,4 @@ class EngineError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """Something that the server needs is not there, or the server is shutting down: UNAVAILABLE."""
+    """Something that the server depends on is unavailable, or the server is shutting down: UNAVAILABLE."""

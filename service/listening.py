@@ -1,4 +1,4 @@
-"""The ports that a server listens on, and who is let in there."""
+"""The ports that a server listens on, and the authentication of their callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from service.access.api_tokens import TokenFileError
 from service.access.certificates import CertificateError, Certificates
 from service.errors import StartError
+from service.grpc_options import health_options
 from service.handlers.authentication import AuthenticationInterceptor
+from service.handlers.stream_limits import StreamLimitInterceptor
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -24,7 +26,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def access_of(settings: Settings, metrics: Metrics) -> AuthenticationInterceptor | None:
-    """What lets callers in by their tokens; None where the settings name no tokens.
+    """Authentication by tokens; None where the settings name no token file.
 
     Raises:
         StartError: the token file cannot be used.
@@ -32,7 +34,7 @@ def access_of(settings: Settings, metrics: Metrics) -> AuthenticationInterceptor
     if settings.tokens is None:
         return None
     if settings.tls_certificate is None and not _is_loopback(settings.host):
-        logger.warning("tokens without TLS on %s: whoever can listen to the network can read them", settings.host)
+        logger.warning("tokens without TLS on %s: anyone who can read the network traffic can use them", settings.host)
     try:
         return AuthenticationInterceptor(settings.tokens, metrics)
     except TokenFileError as error:
@@ -43,7 +45,7 @@ def listen(server: grpc.aio.Server, settings: Settings) -> int:
     """Makes a server listen, with TLS where the settings name a certificate; returns the port.
 
     Raises:
-        StartError: the port is taken, the host is not ours, or the certificates cannot be used.
+        StartError: the port is taken, the host is not one of this machine, or the certificates cannot be used.
     """
     address = address_of(settings.host, settings.port)
     try:
@@ -54,16 +56,18 @@ def listen(server: grpc.aio.Server, settings: Settings) -> int:
     except CertificateError as error:
         raise StartError(f"TLS: {error}") from None
     except RuntimeError:
-        raise StartError(f"cannot listen on {address}: is the port taken, or the host not ours?") from None
+        raise StartError(
+            f"cannot listen on {address}: is the port taken, or the host not one of this machine?"
+        ) from None
 
 
 async def health_server(settings: Settings, probes: health.aio.HealthServicer) -> grpc.aio.Server:
-    """Starts a server of nothing but health, without TLS: Kubernetes' own probes speak none.
+    """Starts a server that answers health checks only, without TLS, which Kubernetes' probes do not support.
 
     Raises:
-        StartError: the port is taken, or the host is not ours.
+        StartError: the port is taken, or the host is not one of this machine.
     """
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4096)))
+    server = grpc.aio.server(interceptors=(StreamLimitInterceptor(),), options=health_options())
     health_pb2_grpc.add_HealthServicer_to_server(probes, server)
     address = address_of(settings.host, settings.health_port)
     try:

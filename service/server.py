@@ -1,4 +1,4 @@
-"""The gRPC server: what it listens on, how it starts, how it stops."""
+"""The gRPC server: start, health, and stop."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from cape.v1 import (
     model_service_pb2,
@@ -27,15 +25,19 @@ from service.access.certificate_dates import earliest_expiry
 from service.application import Application, open_application, open_tracer
 from service.engines.base import Engine
 from service.errors import StartError
+from service.grpc_options import server_options
 from service.handlers.interceptor import CallInterceptor
 from service.handlers.message_memory import MessageMemory
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
+from service.handlers.reflection import add_reflection
+from service.handlers.stream_limits import StreamLimitInterceptor
 from service.handlers.support import SupportService
 from service.listening import access_of, address_of, health_server, listen
 from service.memory import keep_freed_memory
 from service.settings import Settings
 from service.shutdown import Shutdown
+from service.telemetry.metrics_server import MetricsServer
 from service.telemetry.request_context import Tracer
 
 __all__ = ["RunningServer", "StartError", "running_server", "serve"]
@@ -52,32 +54,31 @@ SERVICES = tuple(
 )
 
 FLUSH_SECONDS = 0.5
-"""After the last call has finished: time for its answer to leave, before what would never end by itself (health
-watches, reflection) is cut."""
+"""Time for the last answers to leave, before calls that never end by themselves (health watches, reflection) are
+cancelled."""
 
 HEALTH_SECONDS = 1.0
-"""How often health is brought into line with the engine."""
+"""How often the health service is updated."""
 
 LIVENESS = "liveness"
-"""Service of the health protocol that says NOT_SERVING where only a restart helps: while an engine run hangs in this
-process. "" and the services of cape.v1 also say so while Triton is away, which a restart would not bring back."""
+"""Service of the health protocol that is NOT_SERVING when only a restart helps: while an engine run hangs in this
+process. "" and the services of cape.v1 are also NOT_SERVING while Triton is away, which a restart does not change."""
+
+REGISTRY = "registry"
+"""Service of the health protocol that is NOT_SERVING while the registry is unavailable or full. The server goes on
+answering queries with supports in memory, so this is for monitoring, not for readiness."""
 
 STATUSES = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
-MIN_STREAMS = 100
-"""Calls that one connection may carry at least, health checks included."""
-
-PING_MILLISECONDS = 10_000
-"""Clients may send keepalive pings this often; gRPC's default of 5 minutes throws them out for less."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers.
+    """A running server.
 
     Attributes:
         host: address that it listens on.
-        port: gRPC port; the one that was found where the settings say 0.
-        application: what it is made of.
+        port: gRPC port; a free one where the settings have 0.
+        application: its parts.
     """
 
     host: str
@@ -86,12 +87,12 @@ class RunningServer:
 
     @property
     def target(self) -> str:
-        """What a client connects to: 'host:port'."""
+        """Address for clients: 'host:port'."""
         return address_of(self.host, self.port)
 
 
 async def serve(settings: Settings) -> bool:
-    """Serves until SIGTERM or SIGINT, then finishes what runs and returns.
+    """Serves until SIGTERM or SIGINT, then finishes running calls and returns.
 
     Returns:
         Whether everything has ended; False while an engine run hangs, whose thread would keep the process alive.
@@ -123,7 +124,7 @@ async def serve(settings: Settings) -> bool:
 async def running_server(
     settings: Settings, engine: Engine | None = None, tracer: Tracer | None = None
 ) -> AsyncIterator[RunningServer]:
-    """A server within a program; on leaving, it stops accepting, finishes what runs, and closes everything.
+    """A server within a program; on exit, it stops accepting calls, finishes running ones, and closes everything.
 
     Args:
         settings: of the server; port 0 takes a free one.
@@ -144,43 +145,33 @@ async def running_server(
             settings.max_in_flight,
             shutdown,
             tracer,
-            MessageMemory(settings.message_memory_bytes, settings.max_message_bytes),
+            memory=MessageMemory(settings.message_memory_bytes, settings.max_message_bytes),
+            logged_share=settings.logged_calls,
         )
+        streams = StreamLimitInterceptor()
         access = access_of(settings, application.metrics)
         server = grpc.aio.server(
-            interceptors=(calls,) if access is None else (access, calls),
-            options=(
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Unless asked for, two servers must not share a port: the second one fails.
-                ("grpc.so_reuseport", int(settings.share_port)),
-                # The messages of calls are read before the calls are counted. This bounds what a connection may have
-                # sent; well above what is let in, so that a full server still says that it is.
-                ("grpc.max_concurrent_streams", max(MIN_STREAMS, 2 * settings.max_in_flight)),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLISECONDS),
-                *_connection_age(settings.max_connection_age_seconds),
-            ),
+            interceptors=(calls, streams) if access is None else (access, calls, streams),
+            options=server_options(settings),
         )
         _add_services(server, application, settings, shutdown)
         probes = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(probes, server)
         if settings.reflection:
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            add_reflection(server, (*SERVICES, health.SERVICE_NAME))
         port = listen(server, settings)
         if certificates := [path for path in (settings.tls_certificate, settings.tls_client_authority) if path]:
             application.metrics.watch_certificates(partial(earliest_expiry, certificates))
         await server.start()
         if settings.health_port:
             stack.push_async_callback((await health_server(settings, probes)).stop, None)
-        watching = asyncio.gather(_report_health(application, probes), *([access.watch()] if access else []))
+        application.background.start("health", lambda: _report_health(application, probes))
+        if access is not None:
+            application.background.start("tokens", access.watch)
         try:
             yield RunningServer(settings.host, port, application)
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await application.background.close()
             await probes.enter_graceful_shutdown()
             with suppress(TimeoutError):
                 await asyncio.wait_for(shutdown.drain(), settings.drain_seconds)
@@ -223,35 +214,25 @@ def _limits(settings: Settings) -> model_service_pb2.RequestLimits:
     )
 
 
-def _connection_age(seconds: float) -> tuple[tuple[str, int], ...]:
-    """gRPC's options for it; a call that runs keeps its connection for as long as it takes."""
-    return (("grpc.max_connection_age_ms", round(seconds * 1000)),) if seconds else ()
-
-
 def _start_metrics(settings: Settings, application: Application, stack: AsyncExitStack) -> None:
     """Serves the metrics to Prometheus until the stack unwinds."""
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, registry=application.metrics.registry)
+        server = MetricsServer(settings.metrics_port, settings.host, application.metrics.registry)
     except OSError as error:
         address = address_of(settings.host, settings.metrics_port)
         raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    stack.callback(stop)
+    stack.callback(server.close)
 
 
 async def _report_health(application: Application, probes: health.aio.HealthServicer) -> None:
-    """Keeps the health service in line with the engine: what can answer now, and what only a restart can help."""
-    reported: tuple[bool, bool] | None = None
+    """Keeps the health service up to date: readiness, liveness, and the registry."""
+    reported: dict[str, bool] = {}
     while True:
-        now = application.healthy, not application.hanging
-        if now != reported:
-            healthy, alive = now
-            for service, fine in {"": healthy, **dict.fromkeys(SERVICES, healthy), LIVENESS: alive}.items():
-                await probes.set(service, STATUSES[fine])
-            reported = now
+        ready = application.ready
+        now = {"": ready, **dict.fromkeys(SERVICES, ready), LIVENESS: not application.hanging}
+        now[REGISTRY] = application.supports.registry_health == "ok"
+        for service, serving in now.items():
+            if reported.get(service) != serving:
+                await probes.set(service, STATUSES[serving])
+        reported = now
         await asyncio.sleep(HEALTH_SECONDS)

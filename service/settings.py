@@ -7,10 +7,12 @@ the field's name in capitals), command line flags. Nothing further down reads th
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 import yaml
 from pydantic import ByteSize, Field, ValidationError, model_validator
@@ -59,8 +61,9 @@ class Settings(BaseSettings):
         description="What runs the models: ONNX Runtime or OpenVINO in this process, or a Triton server; auto: "
         "OpenVINO where it is installed and there is no accelerator, else ONNX Runtime.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of engine openvino's matrix products; bfloat16 where the CPU has it."
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Of the arithmetic: bfloat16 with engine openvino on CPUs that have it, float16 on GPUs.",
     )
     triton_url: str = Field(
         "127.0.0.1:8001",
@@ -93,6 +96,7 @@ class Settings(BaseSettings):
         description="Ask clients to connect anew after so long, which spreads them over new replicas; calls that run "
         "are finished; 0: never.",
     )
+    max_connections: int = Field(1000, ge=1, description="Client connections at a time; more are closed at once.")
     reflection: bool = Field(True, description="Let clients list services and read the protos.")
     health_port: int = Field(
         0, ge=0, le=65535, description="Another port, of health alone and without TLS, for probes; 0 turns it off."
@@ -112,7 +116,11 @@ class Settings(BaseSettings):
     registry: str = Field(
         default_factory=default_registry,
         description="Keeps supports: sqlite:///FILE (a fourth slash if absolute), sqlite:// for memory, "
-        "or redis://HOST for several replicas; rediss:// with TLS.",
+        "or redis://HOST for several replicas; rediss:// with TLS; redis+sentinel://HOST,HOST/SERVICE by Sentinel.",
+    )
+
+    max_tenant_storage_bytes: ByteSize = Field(
+        ByteSize(0), ge=0, description="Most bytes of a tenant's registered supports; 0: no limit."
     )
 
     max_message_bytes: ByteSize = Field(
@@ -168,6 +176,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+    logged_calls: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of successful calls that get a line in the log, 0 to 1; failed ones always do.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
     tracing_endpoint: str = Field(
         "",
@@ -206,15 +220,31 @@ class Settings(BaseSettings):
         return self
 
     def describe(self) -> str:
-        """One line for the log: every setting, without what could be a password."""
-        parts = []
-        for name, value in self:
-            text = str(value)
-            scheme, separator, rest = text.partition("://")
-            if separator and "@" in rest:
-                text = f"{scheme}://***@{rest.rpartition('@')[2]}"
-            parts.append(f"{name}={text}")
-        return " ".join(parts)
+        """Every setting in one line for the log, with secrets masked."""
+        return " ".join(f"{name}={without_secrets(str(value))}" for name, value in self)
+
+
+SECRET_PARAMETERS = re.compile(r"pass|pwd|secret|token|key|cred|auth|user|sig", re.IGNORECASE)
+"""Query parameters of a URL whose values are masked."""
+
+
+def without_secrets(url: str) -> str:
+    """A URL with user, password and secret query parameters masked; any other text is returned as it is."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    path, question, query = rest.partition("?")
+    if "@" in path:
+        # Everything before the last @, also where a password holds a slash or another @.
+        path = f"***@{path.rpartition('@')[2]}"
+    pairs = []
+    for pair in filter(None, re.split(r"[&;]", query)):
+        name, equals, _ = pair.partition("=")
+        pairs.append(f"{name}=***" if equals and SECRET_PARAMETERS.search(unquote(name)) else pair)
+    masked = "&".join(pairs)
+    if "@" in masked and "@" not in path:  # the question mark is part of a password
+        return f"{scheme}://***@{masked.rpartition('@')[2]}"
+    return f"{scheme}://{path}{question}{masked}"
 
 
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -162,7 +162,8 @@ def tiny_export(
                     model = untrained(tiny_configuration(system=system, **changes), seed=7)
                     tokenizer = tokenizer_file if model.configuration.text is not None else None
                     checkpoint = Checkpoint(model, tokenizer, Path(f"tiny-{system}"), "0" * 64)
-                export_repository(checkpoint, exported, force=True)
+                # The FLF stands for all: its graphs for GPUs are there as well.
+                export_repository(checkpoint, exported, force=True, gpu_graphs=system == "flf" and not changes)
         return Path(shutil.copytree(exported, tmp_path_factory.mktemp("repository") / system))
 
     return export

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -17,3 +18,14 @@ def describe_machine() -> str:
         pass  # not Linux, or a CPU without a model name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} × {name}"
+
+
+def gpu_name() -> str:
+    """Name of the first NVIDIA GPU; empty where there is none."""
+    try:
+        listed = subprocess.run(
+            ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return listed.stdout.strip().partition("\n")[0]

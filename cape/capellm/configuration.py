@@ -126,6 +126,7 @@ class InstructionConfiguration(_Strict):
     descriptions: bool = Field(default=True, description="Add a line of reference with the description (Table 3).")
     keypoint_list: bool = Field(default=False, description="Name all keypoints of the category first (Table 3).")
     outline: bool = Field(default=False, description="Begin with what the task is (Table 6).")
+    newline: bool = Field(default=False, description="A newline follows the image tokens, as in the public code.")
     diverse_questions: bool = Field(default=False, description="In training, ask in varying words (Table 6).")
     answer: Literal["text", "token"] = Field(
         default="text", description="Coordinates as text, or a token <KEYPOINT> that a small decoder reads."

@@ -19,8 +19,30 @@ QUESTIONS = (
     "Can you locate the {name} of this object in this image? Please give its coordinates.",
     "Please find the {name} of the object shown here. What are its coordinates?",
     "At which coordinates of this image is the {name} of this object?",
+    "What are the coordinates of the {name} of this object?",
+    "Give the coordinates of the {name} of the object in this image.",
+    "Locate the {name} of this object and state its coordinates.",
+    "Could you point out where the {name} of this object is? Please give coordinates.",
+    "In this image, where is the {name}? Please answer with its coordinates.",
+    "Please state the position of the {name} of this object as coordinates.",
+    "Find the {name} in this image and tell me its coordinates.",
+    "I am looking for the {name} of this object. What are its coordinates?",
+    "Tell me where the {name} of this object can be found, as coordinates.",
+    "What is the location of the {name} of the object? Please provide its coordinates.",
+    "Identify the {name} of this object and provide its coordinates.",
+    "Where can I see the {name} of this object? Please give its coordinates.",
+    "Please determine the coordinates of the {name} of the object in this image.",
+    "Which coordinates does the {name} of this object have?",
+    "Mark the {name} of this object. What are its coordinates in the image?",
+    "Can you tell me the coordinates of the {name} shown in this image?",
+    "Look at the object in this image. Where is its {name}? Please provide coordinates.",
+    "Provide the image coordinates of the {name} of this object.",
+    "Please detect the {name} of this object and report its coordinates.",
+    "Where exactly is the {name} of this object? Answer with its coordinates.",
+    "At what point of the image is the {name} of the object? Please give its coordinates.",
 )
-"""The first is the question of the paper; the others say the same (Appendix B.1, diverse questions)."""
+"""The first is the question of the paper. The public code draws from 25 wordings where questions are diverse (Appendix
+B.1); the other 24 here are ours."""
 
 OUTLINE = (
     "This is a conversation about where keypoints of an object are in an image. The user names a keypoint, and the "
@@ -50,7 +72,7 @@ def opening(
         category: its name; said by the step-by-step instruction alone.
         keypoints: all of the support.
     """
-    segments: list[Segment] = []
+    segments: list[Segment] = [Segment("\n")] if configuration.newline else []
     if configuration.outline:
         segments.append(Segment(OUTLINE))
     if configuration.keypoint_list:

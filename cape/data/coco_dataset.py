@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from cape.annotations import AnnotationError
-from cape.coco import CocoAnnotation, CocoCategory, CocoFile, SkeletonBase, read_coco
+from cape.coco import CocoFile, SkeletonBase, keypoint_definitions, read_coco
+from cape.coco_entries import CocoAnnotation, CocoCategory, Id
 from cape.data.dataset import AnnotatedObject, Category, DatasetError
-from cape.images import read_image
-from cape.support import Box, KeypointDefinition
+from cape.images import ImageError, image_size, read_image
 
-BORDER = 1.0
-"""Pixels that a keypoint may lie outside its picture and still be meant to lie on its edge: annotators round."""
+MISSING_NAMED = 5
+"""Number of missing images that a note names."""
 
 ANNOTATIONS_FILE = "annotations.json"
 
@@ -60,6 +57,15 @@ class CocoDataset:
         try:
             self._file = read_coco(path, images)
             self._annotations: dict[int, CocoAnnotation] = {}
+            self._outside: dict[int, tuple[int, int]] = {}
+            self._images: dict[Id, str | None] = {}
+            self._left_out: dict[int, str] = {}
+            self._missing: list[str] = []
+            self._boxes_outside: list[Id] = []
+            # Ids that are texts are numbered behind those that are numbers.
+            last = max((a.id for a in self._file.annotations if isinstance(a.id, int)), default=0)
+            texts = [a.id for a in self._file.annotations if not isinstance(a.id, int)]
+            self._numbers: dict[Id, int] = {text: last + 1 + index for index, text in enumerate(texts)}
             self._categories: list[Category] = []
             self._objects: list[list[int]] = []
             chosen = _chosen_categories(self._file, categories)
@@ -70,6 +76,9 @@ class CocoDataset:
             raise DatasetError(str(error)) from None
         empty = {entry.name for entry in chosen} - {category.name for category in self._categories}
         if not self._categories or (categories and empty):
+            if self._missing:
+                where = f"{len(self._missing)} images are missing, {self._missing[0]} for one"
+                raise DatasetError(f"{path}: no object is left: {where}")
             missing = ", ".join(repr(name) for name in sorted(empty)) or "any category"
             part = f" in split {split!r}" if split is not None else ""
             raise DatasetError(f"{path}: there are no labelled objects of {missing}{part}")
@@ -100,38 +109,79 @@ class CocoDataset:
         """
         annotation = self._annotations.get(object_id)
         if annotation is None:
-            raise DatasetError(f"{self.name}: there is no object {object_id}")
+            raise DatasetError(self._left_out.get(object_id, f"{self.name}: there is no object {object_id}"))
         try:
             path = self._file.image_path(annotation.image_id)
+            image = read_image(path)
+            placed = self._file.place(annotation, image_size(path))
         except AnnotationError as error:
             raise DatasetError(str(error)) from None
-        try:
-            image = read_image(path)
-        except OSError as error:
-            raise DatasetError(f"{path}: not a readable image: {error}") from None
-        height, width = image.shape[:2]
-        box = clipped(annotation.box, width, height)
-        if box is None:
-            raise DatasetError(
-                f"{self._file.path}: annotation {object_id}: its box {annotation.bbox} lies outside {path.name},"
-                f" which is {width} × {height} pixels"
-            )
-        keypoints, visible = keypoints_inside(annotation.points, width, height)
-        return AnnotatedObject(image, box, keypoints, visible)
+        except ImageError as error:
+            raise DatasetError(f"{path}: not a readable image: {str(error).removeprefix(f'{path}: ')}") from None
+        assert placed.box is not None, "objects without a box are left out"
+        self._outside[object_id] = (placed.moved, placed.hidden)
+        return AnnotatedObject(image, placed.box, placed.keypoints, placed.visible)
 
-    def _add(self, entry: CocoCategory, images: set[int], skeleton_base: SkeletonBase) -> None:
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as the file says, a sentence each: missing images, and keypoints outside of objects read."""
+        found = list(dict.fromkeys(self._file.notes))
+        if self._missing:
+            named = ", ".join(self._missing[:MISSING_NAMED])
+            more = f" and {len(self._missing) - MISSING_NAMED} more" if len(self._missing) > MISSING_NAMED else ""
+            found.append(f"{len(self._missing)} images are missing, their objects are left out: {named}{more}")
+        if self._boxes_outside:
+            found.append(
+                f"{len(self._boxes_outside)} objects whose box lies outside are left out: "
+                f"annotation {self._boxes_outside[0]} for one"
+            )
+        moved, hidden = (
+            (sum(counts) for counts in zip(*self._outside.values(), strict=True)) if self._outside else (0, 0)
+        )
+        if moved:
+            found.append(f"{moved} keypoints lie less than a pixel outside and were moved to the edge")
+        if hidden:
+            found.append(f"{hidden} keypoints lie outside their image and are hidden")
+        return found
+
+    def _problem(self, annotation: CocoAnnotation) -> str | None:
+        """Why an object cannot be read, as far as that shows without reading its image."""
+        image = annotation.image_id
+        entry = self._file.images_by_id[image]
+        if image not in self._images:
+            try:
+                self._file.image_path(image)
+                self._images[image] = None
+            except AnnotationError as error:
+                self._images[image] = str(error)
+                self._missing.append(entry.file_name)
+        box = annotation.box
+        if box and entry.width and entry.height:
+            outside = box.x >= entry.width or box.y >= entry.height or box.x + box.width <= 0 or box.y + box.height <= 0
+            if outside:
+                self._boxes_outside.append(annotation.id)
+                return f"{self._file.path}: annotation {annotation.id}: its box lies outside {entry.file_name}"
+        return self._images[image]
+
+    def _add(self, entry: CocoCategory, images: set[Id], skeleton_base: SkeletonBase) -> None:
         """Takes over a category with its objects, if it has any."""
         found = [
             annotation
             for annotation in self._file.keypoint_annotations(entry)
             if annotation.image_id in images and annotation.box is not None and not annotation.iscrowd
         ]
-        if not found:
-            return
+        numbers = []
         for annotation in found:
-            if annotation.id in self._annotations:
+            number = annotation.id if isinstance(annotation.id, int) else self._numbers[annotation.id]
+            if problem := self._problem(annotation):
+                self._left_out[number] = problem
+                continue
+            if number in self._annotations:
                 raise self._file.error(f"two annotations have the id {annotation.id}")
-            self._annotations[annotation.id] = annotation
+            self._annotations[number] = annotation
+            numbers.append(number)
+        if not numbers:
+            return
         self._categories.append(
             Category(
                 name=entry.name,
@@ -140,38 +190,7 @@ class CocoDataset:
                 skeleton=self._file.skeleton(entry, skeleton_base),
             )
         )
-        self._objects.append([annotation.id for annotation in found])
-
-
-def keypoint_definitions(names: Iterable[str]) -> tuple[KeypointDefinition, ...]:
-    """Definitions with unique names: where a name comes again it gets a number, and keeps its text."""
-    seen: Counter[str] = Counter()
-    definitions = []
-    for name in names:
-        seen[name] += 1
-        again = seen[name] > 1
-        definitions.append(KeypointDefinition(f"{name} ({seen[name]})", name) if again else KeypointDefinition(name))
-    return tuple(definitions)
-
-
-def clipped(box: Box | None, width: int, height: int) -> Box | None:
-    """The part of a box that lies in a picture of `width` × `height` pixels; None if nothing does."""
-    if box is None:
-        return None
-    left, top = max(0.0, box.x), max(0.0, box.y)
-    right, bottom = min(float(width), box.x + box.width), min(float(height), box.y + box.height)
-    return Box(left, top, right - left, bottom - top) if right > left and bottom > top else None
-
-
-def keypoints_inside(
-    points: Sequence[tuple[float, float] | None], width: int, height: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Points as arrays, float32 [K, 2] and visible, bool [K]; those outside the picture are hidden."""
-    keypoints = np.array([point or (0.0, 0.0) for point in points], dtype=np.float32).reshape(-1, 2)
-    visible = np.array([point is not None for point in points], dtype=np.bool_)
-    size = np.array([width, height], dtype=np.float32)
-    visible &= ((keypoints >= -BORDER) & (keypoints <= size + BORDER)).all(axis=1)
-    return np.clip(keypoints, 0, size), visible
+        self._objects.append(numbers)
 
 
 def _chosen_categories(file: CocoFile, names: Sequence[str]) -> list[CocoCategory]:
@@ -186,7 +205,7 @@ def _chosen_categories(file: CocoFile, names: Sequence[str]) -> list[CocoCategor
 
 def _usable_images(
     file: CocoFile, categories: Sequence[CocoCategory], split: str | None, one_object_per_image: bool
-) -> set[int]:
+) -> set[Id]:
     """Ids of the images that may be used."""
     images = {image.id for image in file.images if split is None or image.split == split}
     if split is not None and not images:

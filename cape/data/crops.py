@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -32,22 +33,41 @@ class Warp:
 PLAIN = Warp()
 
 
+Distribution: TypeAlias = Literal["uniform", "normal"]
+
+
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Augmentation of the published models: rotation ±15°, scale ±15 %, both uniform.
+    """Random rotation and scale of crops.
 
     Attributes:
-        rotation_degrees: largest rotation either way.
-        scale: largest change of the scale either way, less than 1.
+        rotation_degrees: 'uniform': largest rotation either way; 'normal': standard deviation, clipped at twice this.
+        scale: 'uniform': largest change of the object's size either way, less than 1; 'normal': standard deviation of
+            the size of the crop, clipped at once this.
+        rotation_distribution: of the rotation. The public GraphCape and CapeX code draws both from clipped normals.
+        scale_distribution: of the scale.
+        rotation_probability: share of crops that are rotated; 0.6 in that code.
     """
 
     rotation_degrees: float = 15.0
     scale: float = 0.15
+    rotation_distribution: Distribution = "uniform"
+    scale_distribution: Distribution = "uniform"
+    rotation_probability: float = 1.0
 
     def draw(self, generator: np.random.Generator) -> Warp:
         """Draws a warp."""
-        rotation = math.radians(generator.uniform(-self.rotation_degrees, self.rotation_degrees))
-        return Warp(rotation, generator.uniform(1 - self.scale, 1 + self.scale))
+        degrees, scale = self.rotation_degrees, self.scale
+        if self.rotation_distribution == "normal":
+            degrees = float(np.clip(generator.normal(0, degrees), -2 * degrees, 2 * degrees))
+        else:
+            degrees = generator.uniform(-degrees, degrees)
+        if self.rotation_probability < 1 and generator.random() >= self.rotation_probability:
+            degrees = 0.0
+        if self.scale_distribution == "normal":
+            # A larger crop shows a smaller object.
+            return Warp(math.radians(degrees), 1 / float(np.clip(generator.normal(1, scale), 1 - scale, 1 + scale)))
+        return Warp(math.radians(degrees), generator.uniform(1 - scale, 1 + scale))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from cape.annotations import AnnotationError
-from cape.coco import CocoAnnotation, CocoCategory, CocoFile, read_coco
-from cape.data.coco_dataset import keypoint_definitions
+from cape.coco import CocoFile, keypoint_definitions, read_coco
+from cape.coco_entries import CocoAnnotation, CocoCategory, Id
 from cape.data.dataset import AnnotatedObject, Category, DatasetError
 from cape.images import read_image
 from cape.support import Box
@@ -97,7 +97,7 @@ class Mp100Dataset:
         self._categories = tuple(_category(entry) for entry in file.categories)
         self._objects: list[list[int]] = [[] for _ in file.categories]
         self._annotations: dict[int, CocoAnnotation] = {}
-        by_image: dict[int, list[CocoAnnotation]] = {}
+        by_image: dict[Id, list[CocoAnnotation]] = {}
         for annotation in file.annotations:
             by_image.setdefault(annotation.image_id, []).append(annotation)
         for image in file.images:
@@ -105,6 +105,7 @@ class Mp100Dataset:
                 continue
             for annotation in by_image.get(image.id, []):
                 if annotation.category_id in entries and self._usable(annotation, file, entries):
+                    assert isinstance(annotation.id, int), "MP-100 numbers its annotations"
                     self._annotations[annotation.id] = annotation
                     self._objects[entries[annotation.category_id]].append(annotation.id)
         if not self._annotations:
@@ -114,6 +115,11 @@ class Mp100Dataset:
     def name(self) -> str:
         """What tables call it: "MP-100 split 1 (test)"."""
         return self._name
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Missing and renamed images, a sentence each."""
+        return self.report.notes
 
     @property
     def categories(self) -> Sequence[Category]:
@@ -144,9 +150,11 @@ class Mp100Dataset:
             raise DatasetError(f"{self._path}: annotation {object_id}: its box lies outside {path.name}")
         points = annotation.points
         keypoints = np.array([point or (0.0, 0.0) for point in points], dtype=np.float32).reshape(-1, 2)
+        # Some objects have keypoints outside their image; the published loader clips.
+        keypoints = np.clip(keypoints, 0, np.array([width, height], dtype=np.float32))
         return AnnotatedObject(image, box, keypoints, np.array([point is not None for point in points], dtype=np.bool_))
 
-    def _usable(self, annotation: CocoAnnotation, file: CocoFile, entries: dict[int, int]) -> bool:
+    def _usable(self, annotation: CocoAnnotation, file: CocoFile, entries: dict[Id, int]) -> bool:
         count = len(self._categories[entries[annotation.category_id]].keypoints)
         if annotation.keypoints and len(annotation.keypoints) != 3 * count:
             raise DatasetError(
@@ -155,7 +163,9 @@ class Mp100Dataset:
             )
         if annotation.id in self._annotations:
             raise DatasetError(f"{self._path}: two annotations have the id {annotation.id}")
-        return not annotation.iscrowd and annotation.box is not None and annotation.labelled > 0
+        # The published loader skips objects by these fields where the file has them.
+        empty = annotation.num_keypoints == 0 or (annotation.area is not None and annotation.area <= 0)
+        return not annotation.iscrowd and not empty and annotation.box is not None and annotation.labelled > 0
 
 
 def cleaned_box(box: Box | None, width: int, height: int) -> Box | None:
@@ -180,12 +190,12 @@ def _category(entry: CocoCategory) -> Category:
     return Category(
         name=entry.name,
         super_category=entry.supercategory or entry.name,
-        keypoints=keypoint_definitions(entry.keypoints),
+        keypoints=keypoint_definitions(name.replace("_", " ") for name in entry.keypoints),
         skeleton=edges,
     )
 
 
-def _find_images(file: CocoFile, folder: Path, used: set[int]) -> tuple[dict[int, Path], ImageReport]:
+def _find_images(file: CocoFile, folder: Path, used: set[Id]) -> tuple[dict[Id, Path], ImageReport]:
     """Where each image that is used lies, by its id.
 
     Copies of the source data sets differ in case (`.JPG` for `.jpg`), in blanks for underscores, and in folders
@@ -194,12 +204,12 @@ def _find_images(file: CocoFile, folder: Path, used: set[int]) -> tuple[dict[int
     there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     plain = Counter(_plain(name) for name in there)
     by_plain = {_plain(name): path for name, path in there.items()}
-    found: dict[int, Path] = {}
+    found: dict[Id, Path] = {}
     missing, renamed = [], {}
     for image in file.images:
         if image.id not in used:
             continue
-        exact, key = there.get(image.file_name), _plain(image.file_name)
+        exact, key = there.get(image.file_name.replace("\\", "/")), _plain(image.file_name.replace("\\", "/"))
         if exact is not None:
             found[image.id] = exact
         elif plain[key] == 1:

@@ -29,6 +29,7 @@ class CocoSource(_Strict):
     categories: tuple[str, ...] = Field((), description="Names of the categories to take; none: all.")
     one_object_per_image: bool = Field(False, description="Only images that show a single object of them.")
     skeleton_base: SkeletonBase = Field("detect", description="Index of the first keypoint in skeletons.")
+    texts: Path | None = Field(None, description="Texts file: names, descriptions and paraphrases by category.")
 
 
 class SyntheticSource(_Strict):
@@ -49,6 +50,7 @@ class Mp100Source(_Strict):
     images: Path = Field(description="Folder of the images.")
     fold: int = Field(1, ge=1, le=5, description="Which of the five splits.")
     split: Part = "test"
+    texts: Path | None = Field(None, description="Texts file: names, descriptions and paraphrases by category.")
 
 
 DataSource: TypeAlias = Annotated[CocoSource | SyntheticSource | Mp100Source, Field(discriminator="kind")]
@@ -77,11 +79,20 @@ def first_mistake(error: ValidationError, where: str) -> str:
 
 
 def open_dataset(source: DataSource) -> KeypointDataset:
-    """Opens a data set.
+    """Opens a data set, with the texts of its texts file where it has one.
 
     Raises:
-        DatasetError: it cannot be read, or its loader is not part of this installation.
+        DatasetError: it or its texts file cannot be read, or its loader is not part of this installation.
     """
+    dataset = _open(source)
+    if isinstance(source, SyntheticSource) or source.texts is None:
+        return dataset
+    from cape.data.texts import DatasetWithTexts
+
+    return DatasetWithTexts(dataset, source.texts)
+
+
+def _open(source: DataSource) -> KeypointDataset:
     if isinstance(source, CocoSource):
         from cape.data.coco_dataset import CocoDataset
 

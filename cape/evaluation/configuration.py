@@ -39,6 +39,11 @@ class EvaluationConfiguration(BaseModel):
     shots: int = Field(1, ge=0, le=16, description="Support images of an episode; 0: queries alone.")
     episodes: int = Field(EPISODES, ge=1, description="Episodes of a category.")
     queries: int = Field(QUERIES, ge=1, description="Queries of an episode.")
+    scoring: Literal["common", "published"] = Field(
+        "common",
+        description="Pairs without a keypoint visible in the query and all supports: left out, or PCK and AUC of 0 as "
+        "in the published code.",
+    )
     seed: int = Field(SEED, description="Of the pairs, and of variations.")
     variations: tuple[VariationName, ...] = Field((), description="Also measured, on the same pairs.")
     vllm: str | None = Field(

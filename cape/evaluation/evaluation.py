@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cape.data.dataset import KeypointDataset
@@ -10,7 +10,7 @@ from cape.data.pairs import TestPlan, draw_pairs
 from cape.evaluation.calibration import Calibration, calibrate
 from cape.evaluation.configuration import EvaluationConfiguration
 from cape.evaluation.estimator import Estimator
-from cape.evaluation.metrics import Scores, mean_scores
+from cape.evaluation.metrics import ZERO, Scores, mean_scores
 from cape.evaluation.run import EvaluationRun, PairResult, run_pairs
 from cape.evaluation.variations import Variation, variation
 from cape.modalities import MissingModalityError
@@ -57,6 +57,7 @@ class Evaluation:
         super_categories: by name, each the mean over its pairs.
         calibration: do scores tell which keypoints are wrong.
         variations: in the order asked for.
+        data_notes: what is not as the annotations say: missing and renamed images, keypoints outside.
     """
 
     estimator: str
@@ -70,6 +71,7 @@ class Evaluation:
     super_categories: dict[str, Scores]
     calibration: Calibration
     variations: tuple[VariationOutcome, ...]
+    data_notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -104,22 +106,24 @@ def evaluate(
     )
     if not run.results:
         raise NothingScoredError(f"{dataset.name}: no keypoint is visible in a query and in all its supports")
-    categories = _grouped(run.results, [category.name for category in dataset.categories])
+    zeros: dict[int, int] = {} if configuration.scoring == "common" else dict(run.unscored_by_category)
+    categories = _grouped(run.results, [category.name for category in dataset.categories], zeros)
     return Evaluation(
         estimator=estimator.name,
         data=dataset.name,
         configuration=configuration,
         plan=plan,
         run=run,
-        overall=mean_scores([result.scores for result in run.results]),
+        overall=mean_scores([result.scores for result in run.results] + [ZERO] * sum(zeros.values())),
         mean_of_categories=mean_scores(list(categories.values())),
         categories=categories,
-        super_categories=_grouped(run.results, [category.super_category for category in dataset.categories]),
+        super_categories=_grouped(run.results, [category.super_category for category in dataset.categories], zeros),
         calibration=calibrate(run.results),
         variations=tuple(
             _measure(
                 variation(name, configuration.missing_share),
                 run.modalities,
+                [ZERO] * sum(zeros.values()),
                 lambda one: run_pairs(
                     dataset,
                     plan,
@@ -131,19 +135,28 @@ def evaluate(
             )
             for name in configuration.variations
         ),
+        data_notes=tuple(getattr(dataset, "notes", ())),
     )
 
 
-def _grouped(results: Sequence[PairResult], names: Sequence[str]) -> dict[str, Scores]:
-    """Means over the pairs of each group; `names` holds the group of each category."""
+def _grouped(results: Sequence[PairResult], names: Sequence[str], zeros: Mapping[int, int]) -> dict[str, Scores]:
+    """Means over the pairs of each group.
+
+    Args:
+        results: the scored pairs.
+        names: the group of each category.
+        zeros: index of a category → number of its pairs that count as 0.
+    """
     groups: dict[str, list[Scores]] = {name: [] for name in names}
+    for category, count in zeros.items():
+        groups[names[category]] += [ZERO] * count
     for result in results:
         groups[names[result.category]].append(result.scores)
     return {name: mean_scores(scores) for name, scores in groups.items() if scores}
 
 
 def _measure(
-    change: Variation, used: tuple[Modality, ...], run: Callable[[Variation], EvaluationRun]
+    change: Variation, used: tuple[Modality, ...], zeros: list[Scores], run: Callable[[Variation], EvaluationRun]
 ) -> VariationOutcome:
     """Runs a variation, unless the model does without what it touches or cannot do without what it takes away."""
     if change.changes not in used:
@@ -153,4 +166,6 @@ def _measure(
         outcome = run(change)
     except MissingModalityError as error:
         return VariationOutcome(change, None, str(error), ())
-    return VariationOutcome(change, mean_scores([result.scores for result in outcome.results]), "", outcome.modalities)
+    return VariationOutcome(
+        change, mean_scores([result.scores for result in outcome.results] + zeros), "", outcome.modalities
+    )

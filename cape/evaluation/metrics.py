@@ -93,6 +93,12 @@ def score_pair(errors: npt.ArrayLike, length: float) -> Scores:
     )
 
 
+ZERO = Scores(
+    pairs=1, keypoints=0, pck=(0.0,) * len(THRESHOLDS), auc=0.0, nme=float("nan"), epe=float("nan"), unlocated=0.0
+)
+"""What the published evaluation gives a pair without a common visible keypoint."""
+
+
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """The mean of scores, each counting the same; pairs and keypoints are added up.
 

@@ -64,14 +64,19 @@ def notes(evaluation: Evaluation) -> list[str]:
     if evaluation.run.unscored:
         found.append(
             f"{evaluation.run.unscored} pairs have no keypoint that is visible in the query and in every support;"
-            " they are left out."
+            + (" they are left out." if configuration.scoring == "common" else " they count as 0, as published.")
         )
     if evaluation.overall.unlocated > 0:
         found.append(
             f"{_percent(evaluation.overall.unlocated)} % of the keypoints were not located: wrong at every threshold,"
             " left out of NME and EPE."
         )
-    return [*found, *(f"{note}." for note in evaluation.plan.notes)]
+    if evaluation.run.left_out:
+        found.append(
+            f"{evaluation.run.left_out} pairs are left out: {len(evaluation.run.unreadable)} objects cannot be read,"
+            f" {evaluation.run.unreadable[0]} for one."
+        )
+    return [*found, *(f"{note}." for note in (*evaluation.data_notes, *evaluation.plan.notes))]
 
 
 def markdown(evaluation: Evaluation, pictures: Sequence[tuple[str, str]] = ()) -> str:
@@ -103,7 +108,9 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
         "pairs": evaluation.plan.pairs,
         "unscored_pairs": evaluation.run.unscored,
         "modalities": list(evaluation.run.modalities),
-        "notes": list(evaluation.plan.notes),
+        "left_out_pairs": evaluation.run.left_out,
+        "unreadable": list(evaluation.run.unreadable),
+        "notes": [*evaluation.data_notes, *evaluation.plan.notes],
         "overall": _numbers(evaluation.overall),
         "mean_of_categories": _numbers(evaluation.mean_of_categories),
         "super_categories": {name: _numbers(scores) for name, scores in evaluation.super_categories.items()},

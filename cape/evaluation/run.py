@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from cape.data.dataset import AnnotatedObject, KeypointDataset
+from cape.data.dataset import AnnotatedObject, DatasetError, KeypointDataset
 from cape.data.pairs import Episode, TestPlan
 from cape.evaluation.estimator import EstimatedPose, Estimator, QueryObject
 from cape.evaluation.kept import Kept
@@ -58,11 +59,17 @@ class EvaluationRun:
         results: the pairs that can be scored, in the plan's order.
         unscored: how many cannot: no keypoint is visible in the query and in every support.
         modalities: what of the supports was used.
+        left_out: pairs left out because an object cannot be read.
+        unreadable: why, a message for each such object.
+        unscored_by_category: index of a category → number of its pairs that cannot be scored.
     """
 
     results: tuple[PairResult, ...]
     unscored: int
     modalities: tuple[Modality, ...]
+    left_out: int = 0
+    unreadable: tuple[str, ...] = ()
+    unscored_by_category: Mapping[int, int] = field(default_factory=dict)
 
 
 def run_pairs(
@@ -85,19 +92,42 @@ def run_pairs(
         progress: told after every episode.
 
     Raises:
-        DatasetError: an object cannot be read.
+        DatasetError: no object can be read.
         MissingModalityError: the model cannot do without something that the supports lack.
         EstimationError: a prediction failed.
     """
     objects: Kept[AnnotatedObject] = Kept(KEPT_OBJECTS, lambda found: found.image.nbytes)
     results: list[PairResult] = []
     used: set[Modality] = set()
-    total, done = plan.pairs, 0
+    unreadable: dict[int, str] = {}
+    empty: Counter[int] = Counter()
+    total, done, left_out = plan.pairs, 0, 0
     progress(0, total)
     for number, episode in enumerate(plan.episodes):
-        supports = [_load(dataset, objects, object_id) for object_id in episode.supports]
-        queries = [_load(dataset, objects, object_id) for object_id in episode.queries]
+        found: dict[int, AnnotatedObject] = {}
+        for object_id in (*episode.supports, *episode.queries):
+            if object_id in unreadable:
+                continue
+            try:
+                found[object_id] = _load(dataset, objects, object_id)
+            except DatasetError as error:
+                unreadable[object_id] = str(error)
+        readable = all(object_id in found for object_id in episode.supports)
+        whole = Episode(
+            episode.category,
+            episode.supports,
+            tuple(object_id for object_id in episode.queries if readable and object_id in found),
+        )
+        left_out += len(episode.queries) - len(whole.queries)
+        done += len(episode.queries)
+        if not whole.queries:
+            progress(done, total)
+            continue
+        episode = whole
+        supports = [found[object_id] for object_id in episode.supports]
+        queries = [found[object_id] for object_id in episode.queries]
         common = seen_in_all(supports)
+        empty[episode.category] += sum(not (query.visible & common).any() for query in queries)
         scorable = [row for row, query in enumerate(queries) if (query.visible & common).any()]
         if scorable:
             category = dataset.categories[episode.category]
@@ -113,10 +143,18 @@ def run_pairs(
                 _pair_result(episode, row, queries[row], common, pose)
                 for row, pose in zip(scorable, answer.poses, strict=True)
             ]
-        done += len(queries)
         progress(done, total)
+    if not results and unreadable:
+        raise DatasetError(f"{dataset.name}: no pair is left: {next(iter(unreadable.values()))}")
     order: Sequence[Modality] = ("image", "text")
-    return EvaluationRun(tuple(results), total - len(results), tuple(kind for kind in order if kind in used))
+    return EvaluationRun(
+        tuple(results),
+        total - left_out - len(results),
+        tuple(kind for kind in order if kind in used),
+        left_out,
+        tuple(unreadable.values()),
+        dict(+empty),
+    )
 
 
 def _load(dataset: KeypointDataset, objects: Kept[AnnotatedObject], object_id: int) -> AnnotatedObject:

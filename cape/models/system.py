@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from cape.configuration import SystemConfiguration
 from cape.models.backbone import ImageBackbone
+from cape.models.combination import pathway_weights
 from cape.models.decoder import keypoint_branch
 from cape.models.fusion import CrossModalAlignmentAttention
 from cape.models.pooling import KeypointPooling, interpolation_matrix
+from cape.models.proposals import ProposalGenerator
 from cape.models.text import TextEncoder
 from cape.models.transformer import KeypointTransformer, PathwayOutput
 
@@ -156,10 +158,7 @@ class System(nn.Module):
             for p, transformer in enumerate(self.transformers)
         )
         confidence = torch.stack([output.proposals.confidence for output in outputs], dim=1) * mask
-        weight = confidence if self.configuration.combination == "confidence" else mask
-        # Every pathway may be silent on a padded keypoint: its answer is the mean, its score 0.
-        total = weight.sum(1, keepdim=True)
-        weight = torch.where(total > 0, weight / total.clamp(min=1e-12), torch.full_like(weight, 1 / len(outputs)))
+        weight = self._pathway_weights(outputs, confidence, mask)
 
         def combined(values: list[Tensor]) -> Tensor:
             if len(values) == 1:
@@ -173,6 +172,22 @@ class System(nn.Module):
             similarity=combined([output.proposals.similarity for output in outputs]).unflatten(-1, (side, side)),
             proposals=combined([output.proposals.peak for output in outputs]),
             pathways=outputs,
+        )
+
+    def _pathway_weights(self, outputs: tuple[PathwayOutput, ...], confidence: Tensor, mask: Tensor) -> Tensor:
+        """Weights [B, P, K] of the pathways' answers."""
+        if len(outputs) == 1:
+            return torch.ones_like(mask)
+        generator = self.transformers[0].proposal_generator
+        assert isinstance(generator, ProposalGenerator)
+        return pathway_weights(
+            self.configuration.combination,
+            torch.stack([output.keypoints[-1] for output in outputs], dim=1),
+            torch.stack([output.proposals.similarity for output in outputs], dim=1),
+            confidence,
+            mask,
+            generator.cells,
+            self.configuration.agreement_radius,
         )
 
     def forward(

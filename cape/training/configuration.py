@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cape.configuration import SystemConfiguration
-from cape.data.crops import Jitter
+from cape.data.crops import Distribution, Jitter
 from cape.data.sources import DataSource, first_mistake
 from cape.models.efficientnet import MOST_FIRST_BLOCKS
 from cape.training.losses import OffsetNormalisation
@@ -84,6 +84,14 @@ class AugmentationConfiguration(_Strict):
 
     rotation_degrees: float = Field(default=15.0, ge=0, le=180)
     scale: float = Field(default=0.15, ge=0, lt=1)
+    rotation_distribution: Distribution = Field(
+        default="uniform",
+        description="'uniform' up to rotation_degrees, or 'normal' with that standard deviation, clipped at twice it.",
+    )
+    scale_distribution: Distribution = Field(
+        default="uniform", description="'uniform' up to scale, or 'normal' with that standard deviation, clipped at it."
+    )
+    rotation_probability: float = Field(default=1.0, ge=0, le=1, description="Share of crops that are rotated.")
     paraphrase: float = Field(
         default=0.0, ge=0, le=1, description="Probability that a keypoint is named by another of its texts."
     )
@@ -105,7 +113,13 @@ class AugmentationConfiguration(_Strict):
     @property
     def jitter(self) -> Jitter:
         """Of crops."""
-        return Jitter(self.rotation_degrees, self.scale)
+        return Jitter(
+            self.rotation_degrees,
+            self.scale,
+            self.rotation_distribution,
+            self.scale_distribution,
+            self.rotation_probability,
+        )
 
 
 class ModalityDropout(_Strict):

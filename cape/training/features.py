@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,7 @@ def _folder(dataset: KeypointDataset, recipe: FeatureRecipe, root: Path) -> Path
         "layout": LAYOUT,
         "source": recipe.source,
         "copies": recipe.copies,
-        "rotation_degrees": recipe.jitter.rotation_degrees,
-        "scale": recipe.jitter.scale,
+        "jitter": asdict(recipe.jitter),
         "size": recipe.size,
         "padding": recipe.padding,
         "seed": recipe.seed,

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from cape.checkpoints import untrained
 from cape.data.dataset import Category, DatasetError, KeypointDataset
 from cape.data.image_cache import ImageCache
-from cape.data.mp100 import Mp100Dataset
 from cape.data.sources import open_dataset
 from cape.models.system import System
 from cape.training.beginnings import begin
@@ -209,8 +208,8 @@ class _Assembly:
                 raise
             self._reporting.note(f"Left out: {error}")
             return None
-        if isinstance(dataset, Mp100Dataset):
-            for note in dataset.report.notes:
+        if notes := getattr(dataset, "notes", ()):
+            for note in notes:
                 self._reporting.note(f"{dataset.name}: {note}")
         return dataset
 

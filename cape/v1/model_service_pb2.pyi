@@ -169,7 +169,9 @@ class ListModelsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Model]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """In the order of the repository."""
+
     @property
     def limits(self) -> Global___RequestLimits:
         """Limits of requests to this server."""
@@ -202,7 +204,9 @@ class GetPerformanceReportResponse(google.protobuf.message.Message):
 
     MODELS_FIELD_NUMBER: builtins.int
     @property
-    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelPerformance]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelPerformance]:
+        """One per model, in the order of ListModels."""
+
     def __init__(
         self,
         *,
@@ -226,14 +230,21 @@ class ModelPerformance(google.protobuf.message.Message):
     FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     PAPER_FIELD_NUMBER: builtins.int
     SPEED_RATIO_FIELD_NUMBER: builtins.int
+    BUSY_FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     model: builtins.str
     """"models/{system}"."""
     count: builtins.int
     """Successful queries (instances) that the figures cover."""
     frames_per_second: builtins.float
-    """Instances answered per second, over the covered time."""
+    """Instances answered per second of the covered time. On a server with spare capacity this is the callers' rate."""
     speed_ratio: builtins.float
-    """Paper's time divided by the warm median: above 1 is faster than the paper."""
+    """The paper's time divided by the median latency of requests with one box whose support was cached: above 1 is
+    faster than the paper. The paper's time includes encoding the support. Absent without either.
+    """
+    busy_frames_per_second: builtins.float
+    """Instances answered per second of the time in which at least one request was being answered: with callers who
+    wait for each answer, what the server can do.
+    """
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Start of what the figures cover."""
@@ -248,7 +259,7 @@ class ModelPerformance(google.protobuf.message.Message):
 
     @property
     def paper(self) -> Global___PaperFigures:
-        """The paper's row for this system; absent where it has none."""
+        """The paper's row for this system; absent where it has none, or where the model has another size than the paper's."""
 
     def __init__(
         self,
@@ -261,15 +272,18 @@ class ModelPerformance(google.protobuf.message.Message):
         frames_per_second: builtins.float = ...,
         paper: Global___PaperFigures | None = ...,
         speed_ratio: builtins.float | None = ...,
+        busy_frames_per_second: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "cold", b"cold", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "cold", b"cold", "count", b"count", "frames_per_second", b"frames_per_second", "model", b"model", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_speed_ratio", b"_speed_ratio", "busy_frames_per_second", b"busy_frames_per_second", "cold", b"cold", "count", b"count", "frames_per_second", b"frames_per_second", "model", b"model", "paper", b"paper", "speed_ratio", b"speed_ratio", "start_time", b"start_time", "warm", b"warm"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_speed_ratio", b"_speed_ratio"]) -> typing.Literal["speed_ratio"] | None: ...
 
 Global___ModelPerformance: typing_extensions.TypeAlias = ModelPerformance
 
 @typing.final
 class LatencyPercentiles(google.protobuf.message.Message):
+    """Latency from the arrival of a request to its answer; 0 without requests."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: builtins.int
@@ -277,13 +291,19 @@ class LatencyPercentiles(google.protobuf.message.Message):
     P95_FIELD_NUMBER: builtins.int
     P99_FIELD_NUMBER: builtins.int
     count: builtins.int
-    """Requests behind the figures."""
+    """Requests that the percentiles are computed from, at most 20,000."""
     @property
-    def p50(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p50(self) -> google.protobuf.duration_pb2.Duration:
+        """Median."""
+
     @property
-    def p95(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p95(self) -> google.protobuf.duration_pb2.Duration:
+        """95th percentile."""
+
     @property
-    def p99(self) -> google.protobuf.duration_pb2.Duration: ...
+    def p99(self) -> google.protobuf.duration_pb2.Duration:
+        """99th percentile."""
+
     def __init__(
         self,
         *,
@@ -306,8 +326,11 @@ class PaperFigures(google.protobuf.message.Message):
     TIME_FIELD_NUMBER: builtins.int
     FRAMES_PER_SECOND_FIELD_NUMBER: builtins.int
     frames_per_second: builtins.float
+    """Queries per second."""
     @property
-    def time(self) -> google.protobuf.duration_pb2.Duration: ...
+    def time(self) -> google.protobuf.duration_pb2.Duration:
+        """Inference time of one query with its support."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Says what is served, and how fast.
+    """Lists the served models, and reports their speed.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """Says what is served, and how fast.
+    """Lists the served models, and reports their speed.
     """
 
     def ListModels(self, request, context):
-        """Lists the models that this server answers with.
+        """Lists the models that this server serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPerformanceReport(self, request, context):
-        """Live latency and throughput per model beside the paper's figures.
+        """Returns live latency and throughput per model, compared with the paper.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Says what is served, and how fast.
+    """Lists the served models, and reports their speed.
     """
 
     @staticmethod

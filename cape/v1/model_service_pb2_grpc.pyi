@@ -58,7 +58,7 @@ _ModelServiceGetPerformanceReportType = typing_extensions.TypeVar(
 )
 
 class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetPerformanceReportType]):
-    """Says what is served, and how fast."""
+    """Lists the served models, and reports their speed."""
 
     @typing.overload
     def __init__(self: ModelServiceStub[
@@ -85,10 +85,10 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListModels: _ModelServiceListModelsType
-    """Lists the models that this server answers with."""
+    """Lists the models that this server serves."""
 
     GetPerformanceReport: _ModelServiceGetPerformanceReportType
-    """Live latency and throughput per model beside the paper's figures."""
+    """Returns live latency and throughput per model, compared with the paper."""
 
 ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -102,7 +102,7 @@ ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
 ]
 
 class ModelServiceServicer(metaclass=abc.ABCMeta):
-    """Says what is served, and how fast."""
+    """Lists the served models, and reports their speed."""
 
     @abc.abstractmethod
     def ListModels(
@@ -110,7 +110,7 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         request: cape.v1.model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[cape.v1.model_service_pb2.ListModelsResponse, collections.abc.Awaitable[cape.v1.model_service_pb2.ListModelsResponse]]:
-        """Lists the models that this server answers with."""
+        """Lists the models that this server serves."""
 
     @abc.abstractmethod
     def GetPerformanceReport(
@@ -118,6 +118,6 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         request: cape.v1.model_service_pb2.GetPerformanceReportRequest,
         context: _ServicerContext,
     ) -> typing.Union[cape.v1.model_service_pb2.GetPerformanceReportResponse, collections.abc.Awaitable[cape.v1.model_service_pb2.GetPerformanceReportResponse]]:
-        """Live latency and throughput per model beside the paper's figures."""
+        """Returns live latency and throughput per model, compared with the paper."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

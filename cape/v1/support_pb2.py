@@ -24,24 +24,25 @@ _sym_db = _symbol_database.Default()
 
 from cape.v1 import image_pb2 as cape_dot_v1_dot_image__pb2
 from cape.v1 import modality_pb2 as cape_dot_v1_dot_modality__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x61pe/v1/support.proto\x12\x07\x63\x61pe.v1\x1a\x13\x63\x61pe/v1/image.proto\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x02\n\x07Support\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12.\n\tkeypoints\x18\x03 \x03(\x0b\x32\x1b.cape.v1.KeypointDefinition\x12\'\n\x08skeleton\x18\x04 \x03(\x0b\x32\x15.cape.v1.SkeletonEdge\x12)\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x17.cape.v1.SupportExample\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\nmodalities\x18\x07 \x03(\x0e\x32\x11.cape.v1.Modality\"7\n\x12KeypointDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"*\n\x0cSkeletonEdge\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x8c\x01\n\x0eSupportExample\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.cape.v1.Image\x12&\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x14.cape.v1.BoundingBoxH\x00\x88\x01\x01\x12+\n\tkeypoints\x18\x03 \x03(\x0b\x32\x18.cape.v1.ExampleKeypointB\x06\n\x04_box\"7\n\x0f\x45xampleKeypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x0e\n\x06hidden\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x61pe/v1/support.proto\x12\x07\x63\x61pe.v1\x1a\x13\x63\x61pe/v1/image.proto\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x02\n\x07Support\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12.\n\tkeypoints\x18\x03 \x03(\x0b\x32\x1b.cape.v1.KeypointDefinition\x12\'\n\x08skeleton\x18\x04 \x03(\x0b\x32\x15.cape.v1.SkeletonEdge\x12)\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x17.cape.v1.SupportExample\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\nmodalities\x18\x07 \x03(\x0e\x32\x11.cape.v1.Modality\x12\x31\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x0c\n\nexpiration\"7\n\x12KeypointDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"*\n\x0cSkeletonEdge\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x8c\x01\n\x0eSupportExample\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.cape.v1.Image\x12&\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x14.cape.v1.BoundingBoxH\x00\x88\x01\x01\x12+\n\tkeypoints\x18\x03 \x03(\x0b\x32\x18.cape.v1.ExampleKeypointB\x06\n\x04_box\"7\n\x0f\x45xampleKeypoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x0e\n\x06hidden\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cape.v1.support_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUPPORT']._serialized_start=113
-  _globals['_SUPPORT']._serialized_end=374
-  _globals['_KEYPOINTDEFINITION']._serialized_start=376
-  _globals['_KEYPOINTDEFINITION']._serialized_end=431
-  _globals['_SKELETONEDGE']._serialized_start=433
-  _globals['_SKELETONEDGE']._serialized_end=475
-  _globals['_SUPPORTEXAMPLE']._serialized_start=478
-  _globals['_SUPPORTEXAMPLE']._serialized_end=618
-  _globals['_EXAMPLEKEYPOINT']._serialized_start=620
-  _globals['_EXAMPLEKEYPOINT']._serialized_end=675
+  _globals['_SUPPORT']._serialized_start=145
+  _globals['_SUPPORT']._serialized_end=513
+  _globals['_KEYPOINTDEFINITION']._serialized_start=515
+  _globals['_KEYPOINTDEFINITION']._serialized_end=570
+  _globals['_SKELETONEDGE']._serialized_start=572
+  _globals['_SKELETONEDGE']._serialized_end=614
+  _globals['_SUPPORTEXAMPLE']._serialized_start=617
+  _globals['_SUPPORTEXAMPLE']._serialized_end=757
+  _globals['_EXAMPLEKEYPOINT']._serialized_start=759
+  _globals['_EXAMPLEKEYPOINT']._serialized_end=814
 # @@protoc_insertion_point(module_scope)

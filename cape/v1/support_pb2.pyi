@@ -8,6 +8,7 @@ import cape.v1.image_pb2
 import cape.v1.modality_pb2
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
@@ -36,6 +37,8 @@ class Support(google.protobuf.message.Message):
     EXAMPLES_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     MODALITIES_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Resource name, "supports/{id}". Output only; the id is a digest of the content, so identical content has
     the identical name.
@@ -48,11 +51,11 @@ class Support(google.protobuf.message.Message):
 
     @property
     def skeleton(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SkeletonEdge]:
-        """Skeleton: pairs of keypoints that are joined."""
+        """Skeleton: pairs of joined keypoints, at most 10,000."""
 
     @property
     def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SupportExample]:
-        """Example images (shots) with their keypoints located."""
+        """Example images (shots) with their keypoints located; at most as many as the message limit allows."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -64,6 +67,14 @@ class Support(google.protobuf.message.Message):
         MODALITY_IMAGE where the keypoints' names mean nothing ("kpt 7").
         """
 
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Time of expiry; must be in the future. Answers always use this form."""
+
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Time to live from the creation: more than 0, at most 10 years. Input only."""
+
     def __init__(
         self,
         *,
@@ -74,9 +85,12 @@ class Support(google.protobuf.message.Message):
         examples: collections.abc.Iterable[Global___SupportExample] | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         modalities: collections.abc.Iterable[cape.v1.modality_pb2.Modality.ValueType] | None = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["category", b"category", "create_time", b"create_time", "examples", b"examples", "keypoints", b"keypoints", "modalities", b"modalities", "name", b"name", "skeleton", b"skeleton"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expiration", b"expiration", "expire_time", b"expire_time", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["category", b"category", "create_time", b"create_time", "examples", b"examples", "expiration", b"expiration", "expire_time", b"expire_time", "keypoints", b"keypoints", "modalities", b"modalities", "name", b"name", "skeleton", b"skeleton", "ttl", b"ttl"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["expiration", b"expiration"]) -> typing.Literal["expire_time", "ttl"] | None: ...
 
 Global___Support: typing_extensions.TypeAlias = Support
 
@@ -115,7 +129,9 @@ class SkeletonEdge(google.protobuf.message.Message):
     START_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
     start: builtins.int
+    """Index of a keypoint."""
     end: builtins.int
+    """Index of another keypoint."""
     def __init__(
         self,
         *,
@@ -136,7 +152,9 @@ class SupportExample(google.protobuf.message.Message):
     BOX_FIELD_NUMBER: builtins.int
     KEYPOINTS_FIELD_NUMBER: builtins.int
     @property
-    def image(self) -> cape.v1.image_pb2.Image: ...
+    def image(self) -> cape.v1.image_pb2.Image:
+        """The image; limits as for query images."""
+
     @property
     def box(self) -> cape.v1.image_pb2.BoundingBox:
         """The object in the image. Absent: the whole image."""

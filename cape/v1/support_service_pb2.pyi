@@ -27,21 +27,25 @@ class _SupportView:
 class _SupportViewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SupportView.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     SUPPORT_VIEW_UNSPECIFIED: _SupportView.ValueType  # 0
-    """The method's default: FULL for GetSupport, BASIC elsewhere."""
+    """BASIC."""
     SUPPORT_VIEW_BASIC: _SupportView.ValueType  # 1
     """Everything but the pixels of the example images."""
     SUPPORT_VIEW_FULL: _SupportView.ValueType  # 2
-    """Everything."""
+    """Everything. May exceed the 4 MB that gRPC clients accept by default: raise the client's limit to the server's
+    max_message_bytes (32 MiB by default).
+    """
 
 class SupportView(_SupportView, metaclass=_SupportViewEnumTypeWrapper):
     """How much of a support an answer holds."""
 
 SUPPORT_VIEW_UNSPECIFIED: SupportView.ValueType  # 0
-"""The method's default: FULL for GetSupport, BASIC elsewhere."""
+"""BASIC."""
 SUPPORT_VIEW_BASIC: SupportView.ValueType  # 1
 """Everything but the pixels of the example images."""
 SUPPORT_VIEW_FULL: SupportView.ValueType  # 2
-"""Everything."""
+"""Everything. May exceed the 4 MB that gRPC clients accept by default: raise the client's limit to the server's
+max_message_bytes (32 MiB by default).
+"""
 Global___SupportView: typing_extensions.TypeAlias = SupportView
 
 @typing.final
@@ -51,7 +55,7 @@ class CreateSupportRequest(google.protobuf.message.Message):
     SUPPORT_FIELD_NUMBER: builtins.int
     @property
     def support(self) -> cape.v1.support_pb2.Support:
-        """The support. Its name and create_time are ignored."""
+        """The support. Its name and create_time are ignored. At most the server's max_message_bytes."""
 
     def __init__(
         self,
@@ -93,8 +97,9 @@ class GetSupportRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """"supports/{id}"."""
+    """"supports/{id}", at most 200 characters."""
     view: Global___SupportView.ValueType
+    """How much of the support to return; BASIC by default."""
     def __init__(
         self,
         *,
@@ -111,7 +116,9 @@ class GetSupportResponse(google.protobuf.message.Message):
 
     SUPPORT_FIELD_NUMBER: builtins.int
     @property
-    def support(self) -> cape.v1.support_pb2.Support: ...
+    def support(self) -> cape.v1.support_pb2.Support:
+        """The support."""
+
     def __init__(
         self,
         *,
@@ -134,6 +141,9 @@ class ListSupportsRequest(google.protobuf.message.Message):
     page_token: builtins.str
     """next_page_token of the page before; empty for the first page."""
     view: Global___SupportView.ValueType
+    """How much of each support to return; BASIC by default. A page of FULL views ends before the server's
+    max_message_bytes.
+    """
     def __init__(
         self,
         *,
@@ -154,7 +164,9 @@ class ListSupportsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def supports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[cape.v1.support_pb2.Support]: ...
+    def supports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[cape.v1.support_pb2.Support]:
+        """In the order of their creation."""
+
     def __init__(
         self,
         *,
@@ -171,7 +183,7 @@ class DeleteSupportRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """"supports/{id}"."""
+    """"supports/{id}", at most 200 characters."""
     def __init__(
         self,
         *,

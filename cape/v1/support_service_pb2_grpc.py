@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class SupportServiceStub(object):
-    """Keeps the supports that queries refer to by name.
+    """Stores the supports that queries refer to by name.
+
+    Calls may carry the metadata `x-request-id`: 1 to 64 of the characters A-Z a-z 0-9 _ . : - (else INVALID_ARGUMENT).
+    Every answer returns it in its trailing metadata; a call without one gets a random id.
     """
 
     def __init__(self, channel):
@@ -58,7 +61,10 @@ class SupportServiceStub(object):
 
 
 class SupportServiceServicer(object):
-    """Keeps the supports that queries refer to by name.
+    """Stores the supports that queries refer to by name.
+
+    Calls may carry the metadata `x-request-id`: 1 to 64 of the characters A-Z a-z 0-9 _ . : - (else INVALID_ARGUMENT).
+    Every answer returns it in its trailing metadata; a call without one gets a random id.
     """
 
     def CreateSupport(self, request, context):
@@ -83,7 +89,7 @@ class SupportServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSupport(self, request, context):
-        """Removes a support, and what was computed from it.
+        """Deletes a support, images included, and everything computed from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +127,10 @@ def add_SupportServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SupportService(object):
-    """Keeps the supports that queries refer to by name.
+    """Stores the supports that queries refer to by name.
+
+    Calls may carry the metadata `x-request-id`: 1 to 64 of the characters A-Z a-z 0-9 _ . : - (else INVALID_ARGUMENT).
+    Every answer returns it in its trailing metadata; a call without one gets a random id.
     """
 
     @staticmethod

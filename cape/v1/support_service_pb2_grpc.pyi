@@ -90,7 +90,11 @@ _SupportServiceDeleteSupportType = typing_extensions.TypeVar(
 )
 
 class SupportServiceStub(typing.Generic[_SupportServiceCreateSupportType, _SupportServiceGetSupportType, _SupportServiceListSupportsType, _SupportServiceDeleteSupportType]):
-    """Keeps the supports that queries refer to by name."""
+    """Stores the supports that queries refer to by name.
+
+    Calls may carry the metadata `x-request-id`: 1 to 64 of the characters A-Z a-z 0-9 _ . : - (else INVALID_ARGUMENT).
+    Every answer returns it in its trailing metadata; a call without one gets a random id.
+    """
 
     @typing.overload
     def __init__(self: SupportServiceStub[
@@ -142,7 +146,7 @@ class SupportServiceStub(typing.Generic[_SupportServiceCreateSupportType, _Suppo
     """Lists supports, oldest first."""
 
     DeleteSupport: _SupportServiceDeleteSupportType
-    """Removes a support, and what was computed from it."""
+    """Deletes a support, images included, and everything computed from it."""
 
 SupportServiceAsyncStub: typing_extensions.TypeAlias = SupportServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -164,7 +168,11 @@ SupportServiceAsyncStub: typing_extensions.TypeAlias = SupportServiceStub[
 ]
 
 class SupportServiceServicer(metaclass=abc.ABCMeta):
-    """Keeps the supports that queries refer to by name."""
+    """Stores the supports that queries refer to by name.
+
+    Calls may carry the metadata `x-request-id`: 1 to 64 of the characters A-Z a-z 0-9 _ . : - (else INVALID_ARGUMENT).
+    Every answer returns it in its trailing metadata; a call without one gets a random id.
+    """
 
     @abc.abstractmethod
     def CreateSupport(
@@ -196,6 +204,6 @@ class SupportServiceServicer(metaclass=abc.ABCMeta):
         request: cape.v1.support_service_pb2.DeleteSupportRequest,
         context: _ServicerContext,
     ) -> typing.Union[cape.v1.support_service_pb2.DeleteSupportResponse, collections.abc.Awaitable[cape.v1.support_service_pb2.DeleteSupportResponse]]:
-        """Removes a support, and what was computed from it."""
+        """Deletes a support, images included, and everything computed from it."""
 
 def add_SupportServiceServicer_to_server(servicer: SupportServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ COMMANDS = {
     "cost": "Count parameters and multiply-adds beside the paper's Table 5.",
     "systems": "Measure every system in every form: counted, exported, served.",
     "engine": "Measure an engine alone.",
+    "gpu": "Measure engine and service on a GPU, within a time limit.",
     "ablation": "Train every system alike and compare them on unseen categories.",
     "latency": "Reproduce Table 5: cold and warm, engine alone and over gRPC.",
     "accuracy": "Measure PCK lost between PyTorch float32 and what is served.",

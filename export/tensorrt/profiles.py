@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cape.manifest import ComponentManifest, Manifest, Role
+from export.triton.options import LARGEST_BATCH
 
 Range = tuple[int, int, int]
 """Smallest, tuned for, largest."""
@@ -53,7 +54,8 @@ def profiles(role: Role, component: ComponentManifest, manifest: Manifest, max_t
         manifest: its repository's, for buckets and limits.
         max_tokens: tokens after which a text is cut.
     """
-    batch = (1, min(TUNED_BATCH[role], component.max_batch_size), component.max_batch_size)
+    largest = min(component.max_batch_size, LARGEST_BATCH.get(role, component.max_batch_size))
+    batch = (1, min(TUNED_BATCH[role], largest), largest)
     if role == "image_backbone":
         return (_profile("crops", component, {"B": batch}),)
     tokens = (2, min(TUNED_TOKENS, max_tokens), max_tokens)

@@ -6,6 +6,7 @@ manifest and on the chosen options is filled in.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -13,7 +14,7 @@ from string import Template
 from cape.manifest import MODEL_FILE, Manifest, Role, TensorSpec
 from export.triton import blocks
 from export.triton.ensembles import SINGLE_SHOT, Ensemble, ensembles
-from export.triton.options import TritonOptions
+from export.triton.options import LARGEST_BATCH, TritonOptions
 from export.triton.single_shot import INPUTS, OUTPUTS, write_single_shot
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "model_repository"
@@ -53,6 +54,7 @@ def write_configurations(
             profiles it has.
     """
     plans = plans or {}
+    manifest = _within_limits(manifest)
     systems = manifest.support_systems
     roles = {name: role for system in manifest.systems.values() for role, name in system.components.items()}
     for name in roles:
@@ -68,6 +70,16 @@ def write_configurations(
             version.parent.mkdir(parents=True, exist_ok=True)
             version.touch()
             _write(repository / ensemble.name, ensemble.template, _ensemble(ensemble, manifest.version(system)))
+
+
+def _within_limits(manifest: Manifest) -> Manifest:
+    """The manifest with the batch sizes of `LARGEST_BATCH`."""
+    components = dict(manifest.components)
+    for system in manifest.systems.values():
+        for role, name in system.components.items():
+            largest = min(components[name].max_batch_size, LARGEST_BATCH.get(role, sys.maxsize))
+            components[name] = components[name].model_copy(update={"max_batch_size": largest})
+    return manifest.model_copy(update={"components": components})
 
 
 def _write(folder: Path, template: str, fields: dict[str, str]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+LARGEST_BATCH = {"image_backbone": 16, "pose_decoder": 32}
+"""Largest batches of roles on Triton and in TensorRT engines: latency under load and an engine's memory grow with them.
+The embedded engine takes what the manifest says."""
+
 Device = Literal["auto", "cpu", "gpu"]
 """Where models run: 'auto' takes every GPU that Triton sees, and the CPU where there is none."""
 

@@ -15,7 +15,9 @@ COPY cli cli
 COPY service service
 COPY export export
 COPY benchmarks benchmarks
+COPY gateway gateway
 COPY model_repository model_repository
+COPY examples examples
 RUN PYTHONPATH=/build/tools/lib/python3.11/site-packages \
     /opt/capeserve/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 

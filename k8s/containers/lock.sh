@@ -10,7 +10,7 @@ lock() {
     --python-version 3.11 --python-platform x86_64-manylinux_2_28 ../../pyproject.toml "$@" --output-file "$output"
 }
 
-lock service.requirements.txt --extra serve --extra triton --extra tracing --extra redis
+lock service.requirements.txt --extra serve --extra triton --extra tracing --extra redis --extra openvino
 lock exporter.requirements.txt --extra export --extra demo
 
 # PyTorch for CPUs comes from its own index and without these: see exporter.Dockerfile.

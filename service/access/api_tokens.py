@@ -1,13 +1,13 @@
-"""API tokens: what they look like, the file that lists them, and whose a token is.
+"""API tokens: their format, the file that lists them, and the lookup of a token's caller.
 
-A token is `cape_{id}_{secret}`. The secret has 256 random bits, so one SHA-256 keeps it: there is nothing to guess,
-and nothing that a slow hash would slow down. The file holds digests only; who reads it cannot call anything.
+A token is `cape_{id}_{secret}`. The secret has 256 random bits, so an unsalted SHA-256 is enough to store it: it cannot
+be guessed, and a slow hash would add nothing. The file holds digests only; reading it does not let anyone call.
 
     tokens:
     - id: 3f9a0c1d
       tenant: acme
       sha256: 9b74…
-      requests_per_second: 50     # this and all below may be left out: no limit
+      requests_per_second: 50     # this and the fields below are optional; absent: no limit
       burst: 100
       max_in_flight: 16
       max_message_bytes: 8MiB
@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
@@ -35,15 +35,15 @@ from service.errors import UnauthenticatedError
 TOKEN = re.compile(r"cape_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 
 Tenant = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
-"""A tenant's name: it becomes part of keys and of log lines, so it holds nothing that means anything there."""
+"""A tenant's name. It is part of keys and log lines, so it has no characters with a meaning there."""
 
 
 class TokenFileError(Exception):
-    """A token file that cannot be used; the message is one line, and holds nothing of a token."""
+    """A token file that cannot be used. The message is one line and contains nothing of a token."""
 
 
 class TokenEntry(BaseModel):
-    """One token of the file; see the module."""
+    """One token of the file; the module docstring shows the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -58,7 +58,7 @@ class TokenEntry(BaseModel):
 
 
 class TokenFile(BaseModel):
-    """What a token file holds."""
+    """Content of a token file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -78,7 +78,7 @@ class _Known:
 
 
 class Tokens:
-    """The tokens of a server. An immutable set: `updated` makes the next one."""
+    """The tokens of a server. Immutable: `updated` makes the next version."""
 
     def __init__(self, file: TokenFile) -> None:
         self._known = {entry.id: _Known(entry, _caller(entry)) for entry in file.tokens}
@@ -87,22 +87,37 @@ class Tokens:
         return len(self._known)
 
     def updated(self, file: TokenFile) -> Tokens:
-        """The tokens of a changed file. What has not changed keeps its counts: a reload gives nobody a new burst."""
+        """The tokens of a changed file.
+
+        Unchanged tokens keep their use counts, so that a reload does not grant a new burst. Open streams of tokens
+        that are gone, or now have another secret or tenant, end with UNAUTHENTICATED.
+        """
         tokens = Tokens(file)
-        for number, known in tokens._known.items():
-            before = self._known.get(number)
-            if before is not None and before.entry == known.entry:
+        for number, before in self._known.items():
+            now = tokens._known.get(number)
+            if now is None or (now.entry.sha256, now.entry.tenant) != (before.entry.sha256, before.entry.tenant):
+                before.caller.streams.revoke("the token has been revoked")
+            elif now.entry == before.entry:
                 tokens._known[number] = before
+            else:
+                # Streams of the old entry go on under its limits, and still end with a later revocation.
+                tokens._known[number] = _Known(now.entry, replace(now.caller, streams=before.caller.streams))
         return tokens
 
-    def caller(self, token: str, now: datetime) -> Caller:
-        """Whose a token is.
+    def end_expired(self, now: datetime) -> None:
+        """Ends the open streams of tokens that have expired."""
+        for known in self._known.values():
+            if known.entry.expires is not None and now >= known.entry.expires and not known.caller.streams.revoked:
+                known.caller.streams.revoke("the token has expired")
 
-        Takes the same time for every token that is not good, whatever it has in common with one that is: digests
-        are compared, in constant time, and an id that is not there costs a comparison too.
+    def caller(self, token: str, now: datetime) -> Caller:
+        """The caller that holds a token.
+
+        Every invalid token takes the same time, whatever it has in common with a valid one: digests are compared in
+        constant time, and an unknown id is compared too.
 
         Raises:
-            UnauthenticatedError: nobody's, or it has expired.
+            UnauthenticatedError: the token is unknown or has expired.
         """
         match = TOKEN.fullmatch(token)
         known = self._known.get(match[1]) if match else None
@@ -115,12 +130,12 @@ class Tokens:
 
 
 def digest(token: str) -> str:
-    """What the file keeps of a token: its SHA-256 in hexadecimal."""
+    """SHA-256 of a token in hexadecimal, as the file stores it."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_token() -> tuple[str, str]:
-    """Makes a token; returns its id and the token itself, which nobody can find out again."""
+    """Makes a token; returns its id and the token itself, which cannot be recovered later."""
     number = secrets.token_hex(4)
     return number, f"cape_{number}_{secrets.token_urlsafe(32)}"
 
@@ -129,7 +144,7 @@ def read_tokens(path: Path) -> TokenFile:
     """Reads a token file.
 
     Raises:
-        TokenFileError: it cannot be read, or is none.
+        TokenFileError: the file cannot be read, or is not a token file.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -138,17 +153,20 @@ def read_tokens(path: Path) -> TokenFile:
         raise TokenFileError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise TokenFileError(f"{path}: not YAML") from None
-    except ValidationError as error:
+    except ValidationError as error:  # before ValueError, which is its base
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise TokenFileError(f"{path}: {place}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        # PyYAML builds dates itself: month 13 is a ValueError.
+        raise TokenFileError(f"{path}: a value that YAML cannot read: {str(error)[:100]}") from None
 
 
 def write_tokens(path: Path, content: TokenFile) -> None:
-    """Writes a token file that only its owner can read; whoever reads it meanwhile gets the old one or the new one.
+    """Writes a token file with mode 0600. A concurrent reader gets either the old or the new content.
 
     Raises:
-        TokenFileError: it cannot be written.
+        TokenFileError: the file cannot be written.
     """
     document = content.model_dump(mode="json", exclude_none=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -172,5 +190,5 @@ def _caller(entry: TokenEntry) -> Caller:
 
 
 def utc_now() -> datetime:
-    """The time that tokens expire by."""
+    """Current time, which the expiry of tokens is compared with."""
     return datetime.now(UTC)

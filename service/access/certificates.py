@@ -1,30 +1,33 @@
-"""TLS for the gRPC port: certificates that are read again when they are replaced."""
+"""TLS certificates of the gRPC port, read again when they are replaced."""
 
 from __future__ import annotations
 
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import grpc
 
-from service.access.watched_files import WatchedFiles
+from service.access.certificate_dates import earliest_expiry
+from service.access.file_changes import FileChanges
 
 logger = logging.getLogger(__name__)
 
 
 class CertificateError(Exception):
-    """Certificates that cannot be used; the message is one line."""
+    """Certificates that cannot be used. The message is one line."""
 
 
 class Certificates:
-    """The server's certificate and key, and the authority of clients where they need a certificate too.
+    """The server's certificate and key, and the authority that client certificates are checked against.
 
-    gRPC asks for them with every connection that is made, from a thread of its own. Connections that are open keep
-    what they have; new ones get what is in the files.
+    gRPC asks for them with every new connection, from a thread of its own. Open connections keep the certificate that
+    they were made with.
     """
 
     def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
@@ -33,23 +36,23 @@ class Certificates:
         Args:
             certificate: the server's, followed by those that link it to its authority.
             key: its private key.
-            client_authority: whose certificates clients must show (mutual TLS); None asks them for none.
+            client_authority: authority whose certificates clients must present (mutual TLS); None: clients need none.
 
         Raises:
-            CertificateError: a file cannot be read, or certificate and key are not a pair.
+            CertificateError: a file cannot be read, certificate and key are not a pair, or the certificate has expired.
         """
         self._certificate = certificate
         self._key = key
         self._authority = client_authority
         self._lock = threading.Lock()
         try:
-            self._files = WatchedFiles([path for path in (certificate, key, client_authority) if path is not None])
+            self._files = FileChanges([path for path in (certificate, key, client_authority) if path is not None])
             self._current = self._read()
         except OSError as error:
             raise CertificateError(f"{error.filename}: {error.strerror}") from None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a gRPC server takes."""
+        """Credentials for `grpc.Server.add_secure_port`."""
         # gRPC's documentation lets the function return None; its types do not.
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._fetch)
         return grpc.dynamic_ssl_server_credentials(
@@ -57,24 +60,24 @@ class Certificates:
         )
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC calls: the certificates if they have changed, else None."""
+        """Called by gRPC for every connection: the certificates if they have changed, else None."""
         with self._lock:
             if not self._files.changed():
                 return None
             try:
                 self._current = self._read()
             except (OSError, CertificateError) as error:
-                logger.error("the new certificates are not used, the old ones are: %s", error)
+                logger.error("the new certificates are refused, the old ones stay in use: %s", error)
                 return None
         logger.info("new certificates are in use")
         return self._current
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        """Reads the files, and tries whether they fit together: gRPC would only refuse every connection.
+        """Reads and checks the files: with bad ones gRPC would only refuse every connection.
 
         Raises:
             OSError: a file cannot be read.
-            CertificateError: they do not fit.
+            CertificateError: the files do not belong together, or the certificate has expired.
         """
         chain, key = self._certificate.read_bytes(), self._key.read_bytes()
         authority = None if self._authority is None else self._authority.read_bytes()
@@ -90,6 +93,11 @@ class Certificates:
                 ssl.create_default_context(cadata=authority.decode("ascii"))
             except (ssl.SSLError, ValueError):
                 raise CertificateError(f"{self._authority}: not a certificate") from None
+        expiry = earliest_expiry([self._certificate])
+        if expiry <= time.time():
+            raise CertificateError(
+                f"{self._certificate}: expired on {datetime.fromtimestamp(expiry, UTC):%Y-%m-%d %H:%M} UTC"
+            )
         return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
 
 

@@ -22,7 +22,7 @@ from cape.manifest import Manifest
 from service.batching.fairness import FairQueue, current_work
 from service.batching.queues import BatchItem, ComponentQueue
 from service.batching.runs import run_batch, takes_images
-from service.engines.base import BatchObserver, BatchResult, Engine
+from service.engines.base import BatchObserver, BatchResult, Engine, query_models
 from service.errors import DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,11 @@ class Batcher:
             )
             for name in order
         }
+        # Models that run backbone and decoder at once: a query's first and last step.
+        self._queries = query_models(engine, manifest)
+        for system, model in self._queries.items():
+            largest = min(manifest.components[part].max_batch_size for part in manifest.query_components(system))
+            self._queues[model] = ComponentQueue(min(max_batch or sys.maxsize, largest))
         self._entrances = {name for name in order if scheduling[name].entrance}
         paths = [manifest.query_components(system) for system in manifest.systems]
         # Several systems may share a backbone: what follows it is not one component but a set.
@@ -92,6 +97,8 @@ class Batcher:
                     self._followers.setdefault(first, set()).add(second)
         # Components that finish a request, which is answered then and does not come back.
         self._lasts = {path[-1] for path in paths if path and not scheduling[path[-1]].uneven_cost}
+        self._entrances.update(self._queries.values())
+        self._lasts.update(self._queries.values())
         self._pool = ThreadPoolExecutor(engine.concurrency, thread_name_prefix="engine")
         self._compute = partial(run_batch, engine)
         self._numbers = count()
@@ -133,8 +140,8 @@ class Batcher:
         return sum(queue.items for queue in self._queues.values())
 
     def query_model(self, system: str) -> str | None:
-        """None: between two models of one process, features are handed on without being copied."""
-        return None
+        """See `service.engines.base.RowRunner.query_model`."""
+        return self._queries.get(system)
 
     async def submit(
         self,

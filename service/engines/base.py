@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
+
+from cape.manifest import Manifest
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by input or output name; the first axis of each is the batch."""
@@ -77,7 +79,7 @@ class Engine(Protocol):
         """Runs a component on one batch. Blocks; may be called from any thread.
 
         Args:
-            component: a name of the manifest's components.
+            component: a name of the manifest's components; of a `QueryEngine`, also what `query_model` returns.
             inputs: one array per input of the component, batched along the first axis.
             outputs: names of the outputs to return; others are not computed where that can be avoided.
 
@@ -87,6 +89,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Releases all resources. No run may follow."""
+
+
+@runtime_checkable
+class QueryEngine(Engine, Protocol):
+    """An engine with models that run a query at once."""
+
+    def query_model(self, system: str) -> str | None:
+        """A model that runs a system's image backbone and pose decoder at once, so that features stay inside.
+
+        Returns:
+            Its name, for `run`: the inputs of the pose decoder, with `image` in place of `features`. None where
+            there is no such model.
+        """
 
 
 class BatchRunner(Protocol):
@@ -139,3 +154,11 @@ class BatchRunner(Protocol):
 
     async def close(self) -> None:
         """Refuses new items and returns once the accepted ones are served."""
+
+
+def query_models(engine: Engine, manifest: Manifest) -> dict[str, str]:
+    """Names of an engine's query models by system; empty for an engine that has none."""
+    if not isinstance(engine, QueryEngine):
+        return {}
+    models = {system: engine.query_model(system) for system in manifest.support_systems}
+    return {system: model for system, model in models.items() if model is not None}

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnxruntime
 
-from cape.manifest import Manifest
+from cape.manifest import Manifest, Precision
 from service.engines import rtx_plugin
 from service.engines.base import Engine
 from service.engines.onnx_runtime import HOST_PROVIDERS, PROVIDERS, OnnxRuntimeEngine
@@ -43,7 +43,8 @@ def load_engine(
     *,
     threads: int | None = None,
     providers: tuple[str, ...] = (),
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
+    graphs: bool = True,
 ) -> Engine:
     """Loads every component of a repository.
 
@@ -53,7 +54,8 @@ def load_engine(
         manifest: its manifest.
         threads: CPU threads of a run; None: one per CPU that this process may use.
         providers: ONNX Runtime's execution providers, best first; empty: the best that are installed.
-        precision: OpenVINO's, of matrix products.
+        precision: of the arithmetic. bfloat16 needs OpenVINO, float16 an accelerator and the repository's own graphs.
+        graphs: use CUDA graphs where the provider has them.
 
     Raises:
         EngineError: the library is not installed, both builds of ONNX Runtime are, or as the engine's own.
@@ -62,11 +64,13 @@ def load_engine(
     if name == "auto":
         name = best_engine(providers)
     if name == "onnxruntime":
-        if precision != "float32":
+        if precision in ("bfloat16", "int8"):
             raise EngineError("engine", f"{precision} needs engine openvino; what ONNX Runtime runs is in the graphs")
-        return OnnxRuntimeEngine(repository, manifest, threads, providers or None)
+        return OnnxRuntimeEngine(repository, manifest, threads, providers or None, precision=precision, graphs=graphs)
     if name not in installed_engines():
         raise EngineError("engine", "engine openvino needs openvino: pip install 'capeserve[openvino]'")
     from service.engines.openvino_runtime import OpenVinoEngine
 
+    if precision not in ("float32", "bfloat16"):
+        raise EngineError("engine", f"engine openvino has no {precision}")
     return OpenVinoEngine(repository, manifest, threads, precision)

@@ -1,4 +1,4 @@
-"""Who may call: every method but health wants a token, where the server has tokens."""
+"""Authentication: on a server with API tokens, every method except health needs one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import grpc
 from grpc_health.v1 import health
 from grpc_status import rpc_status
 
-from service.access.api_tokens import TokenFileError, Tokens, read_tokens, utc_now
+from service.access.api_tokens import TokenFile, TokenFileError, Tokens, read_tokens, utc_now
 from service.access.audit import Audit
 from service.access.callers import set_caller
-from service.access.watched_files import WatchedFiles
+from service.access.file_changes import FileChanges
 from service.errors import UnauthenticatedError
 from service.handlers.error_statuses import status_of
 from service.telemetry.metrics import Metrics
@@ -23,19 +23,22 @@ from service.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 OPEN = f"/{health.SERVICE_NAME}/"
-"""Methods that need no token: whoever looks after the server has none to show."""
+"""Methods that need no token: probes have none."""
 
 SCHEME = "bearer "
 
 RELOAD_SECONDS = 1.0
-"""How often the token file is looked at."""
+"""How often the token file is checked."""
+
+MISSING_SECONDS = 0.25
+"""How long the file may be missing, as while an editor replaces it, before no token is accepted any more."""
 
 MAX_TOKEN = 200
-"""Characters of the header; a good one has 64."""
+"""Characters of the header; a valid one has 64."""
 
 
 class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
-    """Lets callers with a token in, and says who they are; refuses everybody else before reading a byte of theirs."""
+    """Identifies callers by their token, and refuses all others before reading a message of theirs."""
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
         """Reads the token file.
@@ -47,19 +50,42 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._audit = Audit()
         self._tokens = Tokens(read_tokens(path))
-        self._file = WatchedFiles([path])
+        self._file = FileChanges([path])
+        self._missing = False
 
     async def watch(self) -> None:
-        """Reads the token file again whenever it has changed, until cancelled. A bad one changes nothing."""
+        """Reads the token file again whenever it has changed, until cancelled.
+
+        A file that cannot be read or is invalid changes nothing. A deleted file revokes every token: whoever deletes
+        it wants to lock callers out.
+        """
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
-            if self._file.changed():
-                try:
-                    self._tokens = self._tokens.updated(read_tokens(self._path))
-                except TokenFileError as error:
-                    logger.error("the tokens stay as they were: %s", error)
-                else:
-                    logger.info("%d tokens read from %s", len(self._tokens), self._path)
+            if self._file.missing:
+                await asyncio.sleep(MISSING_SECONDS)
+            if self._file.missing:
+                self._revoke_all()
+            elif self._file.changed() or self._missing:
+                self._missing = False
+                self._reload()
+            self._tokens.end_expired(utc_now())
+
+    def _revoke_all(self) -> None:
+        if not self._missing:
+            logger.error("%s is gone: no token is accepted until it is back", self._path)
+            self._tokens = self._tokens.updated(TokenFile(tokens=()))
+            self._metrics.tokens_loaded(False)
+        self._missing = True
+
+    def _reload(self) -> None:
+        try:
+            self._tokens = self._tokens.updated(read_tokens(self._path))
+        except TokenFileError as error:
+            self._metrics.tokens_loaded(False)
+            logger.error("the tokens stay as they were: %s", error)
+            return
+        self._metrics.tokens_loaded(True)
+        logger.info("%d tokens read from %s", len(self._tokens), self._path)
 
     async def intercept_service(
         self,
@@ -69,7 +95,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         """See `grpc.aio.ServerInterceptor`."""
         if not handler_call_details.method.startswith(OPEN):
             try:
-                # gRPC finds the handler and runs it in one task: what is said here holds for the whole call.
+                # gRPC looks the handler up and runs it in the same task, so the caller is set for the whole call.
                 set_caller(self._tokens.caller(_token(handler_call_details.invocation_metadata), utc_now()))
             except UnauthenticatedError as error:
                 self._metrics.caller_refused("token")
@@ -77,7 +103,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
     def _refusal(self, method: str, error: UnauthenticatedError) -> Callable[[Any, Any], Awaitable[None]]:
-        """What answers a call of any kind with an error, without waiting for its first message."""
+        """A handler that fails any call without waiting for its first message."""
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             self._audit.refused(method, context.peer(), error)
@@ -88,10 +114,10 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _token(metadata: Any) -> str:
-    """The bearer token that came with a call.
+    """The bearer token of a call.
 
     Raises:
-        UnauthenticatedError: none, or several.
+        UnauthenticatedError: the call has none, or several.
     """
     found = [value for key, value in metadata or () if key == "authorization"]
     if not found:

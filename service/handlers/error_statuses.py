@@ -1,4 +1,4 @@
-"""The one place where errors become gRPC statuses with google.rpc details.
+"""Translation of errors into gRPC statuses with google.rpc details; the only place that does it.
 
 | error | code | details beside ErrorInfo |
 |---|---|---|
@@ -6,7 +6,9 @@
 | NotFoundError | NOT_FOUND | ResourceInfo |
 | UnusableSupportError, MissingModalityError | FAILED_PRECONDITION | PreconditionFailure |
 | QueueFullError, CallerLimitError | RESOURCE_EXHAUSTED | RetryInfo |
-| MessageSizeError | RESOURCE_EXHAUSTED | |
+| StorageQuotaError | RESOURCE_EXHAUSTED | QuotaFailure |
+| MessageSizeError, StorageFullError, MemoryError | RESOURCE_EXHAUSTED | |
+| DamagedSupportError | DATA_LOSS | ResourceInfo |
 | UnauthenticatedError | UNAUTHENTICATED | |
 | DeadlineError | DEADLINE_EXCEEDED | |
 | EngineError, UnavailableError | UNAVAILABLE | |
@@ -24,6 +26,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from service.errors import (
     CallerLimitError,
+    DamagedSupportError,
     DeadlineError,
     EngineError,
     InvalidFieldError,
@@ -31,6 +34,8 @@ from service.errors import (
     MissingModalityError,
     NotFoundError,
     QueueFullError,
+    StorageFullError,
+    StorageQuotaError,
     UnauthenticatedError,
     UnavailableError,
     UnusableSupportError,
@@ -39,19 +44,19 @@ from service.errors import (
 logger = logging.getLogger(__name__)
 
 DOMAIN = "capeserve"
-"""ErrorInfo.domain: who gives the reasons their meaning."""
+"""`ErrorInfo.domain` of every error."""
 
 MAX_TEXT = 300
-"""Characters of a text in a status. Statuses travel in HTTP/2 headers, of which clients take 8 KB."""
+"""Most characters of a text in a status. Statuses travel in HTTP/2 headers, and clients accept 8 KB of those."""
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def status_of(error: Exception) -> status_pb2.Status:
-    """Translates an error for a caller; logs it when it is not the caller's.
+    """Translates an error into a status, and logs it when it is the server's fault.
 
-    Anything that is not in the table becomes INTERNAL and keeps its text to itself: that goes to the log,
-    under a number that the caller can quote.
+    An exception that is not in the table becomes INTERNAL without its text, which may hold anything. The text goes to
+    the log under a number that is part of the status.
     """
     match error:
         case InvalidFieldError():
@@ -75,6 +80,20 @@ def status_of(error: Exception) -> status_pb2.Status:
             return _status(code_pb2.FAILED_PRECONDITION, reason, str(error), [failure])
         case MessageSizeError():
             return _status(code_pb2.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE", str(error), [])
+        case StorageFullError():
+            return _status(code_pb2.RESOURCE_EXHAUSTED, "REGISTRY_FULL", str(error), [])
+        case StorageQuotaError():
+            subject = f"tenants/{error.tenant}" if error.tenant else "tenants/-"
+            quota = error_details_pb2.QuotaFailure.Violation(subject=subject, description=error.description)
+            failed = error_details_pb2.QuotaFailure(violations=[quota])
+            return _status(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_QUOTA", str(error), [failed])
+        case DamagedSupportError():
+            resource = error_details_pb2.ResourceInfo(resource_type="cape.v1.Support", resource_name=error.name)
+            return _status(code_pb2.DATA_LOSS, "SUPPORT_DAMAGED", str(error), [resource])
+        case MemoryError():
+            logger.error("out of memory", exc_info=error)
+            text = "the server has not enough memory for this request now"
+            return _status(code_pb2.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", text, [])
         case UnauthenticatedError():
             return _status(code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", str(error), [])
         case QueueFullError() | CallerLimitError():
@@ -85,7 +104,7 @@ def status_of(error: Exception) -> status_pb2.Status:
         case DeadlineError():
             return _status(code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", str(error), [])
         case EngineError():
-            # Its text may be the runtime's own, with paths and node names.
+            # The runtime's text may contain paths and node names, so it goes to the log only.
             logger.error("engine failed: %s", error)
             text = f"the engine could not run {error.component}"
             return _status(code_pb2.UNAVAILABLE, "ENGINE_FAILED", text, [], component=error.component)

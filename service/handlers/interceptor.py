@@ -1,9 +1,10 @@
-"""What every call of cape.v1 passes through: limits, deadlines, metrics, and errors made into statuses."""
+"""The interceptor of every call of cape.v1: limits, metrics, the log line, and errors turned into statuses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -24,9 +25,10 @@ from service.errors import (
 )
 from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.message_memory import HeldMessage, MessageMemory
-from service.handlers.request_ids import identified, identity
+from service.handlers.request_ids import request_id_metadata, with_request_id
 from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
+from service.telemetry.call_facts import text_of
 from service.telemetry.metrics import QUERY_METHODS, Metrics
 from service.telemetry.outcomes import outcome_of
 from service.telemetry.request_context import Tracer, current_request
@@ -35,18 +37,18 @@ from service.telemetry.spans import describe_span
 logger = logging.getLogger(__name__)
 
 PACKAGE = "/cape.v1."
-"""Methods of other packages (health, reflection) are left alone: a full server still answers its probes."""
+"""Methods of other packages (health, reflection) are not counted: a full server still answers its probes."""
 
 SMOOTHING = 0.1
-"""Weight of the newest call in the running mean of how long answered calls take."""
+"""Weight of the newest call in the running mean of the duration of answered calls."""
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of cape.v1, which may simply raise what goes wrong.
+    """Wraps the handlers of cape.v1, which raise `service.errors`.
 
-    Calls with one answer and streams are counted apart, so that idle streams cannot keep the former out.
+    Calls with one answer and streams are counted separately, so that idle streams do not keep other calls out.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_in_flight: int,
         shutdown: Shutdown,
         tracer: Tracer | None = None,
+        *,
         memory: MessageMemory | None = None,
+        logged_share: float = 1.0,
     ) -> None:
         """Starts without calls.
 
@@ -65,7 +69,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             shutdown: refuses calls once it has begun, and waits for those that run.
             tracer: records spans; None where traces are off.
             memory: bounds the request messages that calls hold; None: unbounded.
+            logged_share: share of the successful calls that are logged at INFO, 0–1; failed ones always are.
         """
+        self._logged_share = logged_share
         self._shutdown = shutdown
         self._tracer = tracer
         self._metrics = metrics
@@ -93,8 +99,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         caller = current_caller()
         held = None if streams or self._memory is None else await self._memory.admit()
         return make(
-            identified(self._guarded(behaviour, method, streams, caller, held), path, self._tracer),
-            request_deserializer=_forgiving(handler.request_deserializer, caller.quota.max_message_bytes, held),
+            with_request_id(self._guarded(behaviour, method, streams, caller, held), path, self._tracer),
+            request_deserializer=_checked(handler.request_deserializer, caller.quota.max_message_bytes, held),
             response_serializer=handler.response_serializer,
         )
 
@@ -103,7 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
-            code = grpc.StatusCode.OK
+            code, message = grpc.StatusCode.OK, ""
             failure: BaseException | None = None
             self._metrics.request_started(method)
             self._in_flight[streams] += 1
@@ -112,9 +118,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._shutdown.refuse_if_begun()
                 if self._in_flight[streams] > self._max_in_flight:
                     raise QueueFullError(self._typical_seconds)
+                if (current := current_request()) is not None:
+                    current.refuse_invalid_id()
                 with caller.quota.call():
                     caller.quota.count_request()
-                    return await behaviour(_decoded_each(request) if streams else _decoded(request), context)
+                    if not streams:
+                        return await behaviour(_decoded(request), context)
+                    with caller.streams.opened():
+                        return await behaviour(_decoded_each(request), context)
             except asyncio.CancelledError:
                 # gRPC cancels the handler when its deadline passes, too.
                 remaining = context.time_remaining()
@@ -128,8 +139,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     self._metrics.caller_refused("size" if isinstance(error, MessageSizeError) else error.limit)
                 status = status_of(error)
                 code = grpc_code(status)
+                message = status.message
                 answer = rpc_status.to_status(status)
-                return await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *identity()))
+                return await context.abort(
+                    answer.code, answer.details, (*answer.trailing_metadata, *request_id_metadata())
+                )
             finally:
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:
@@ -145,21 +159,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if method == "EstimatePose" or (method in QUERY_METHODS and isinstance(failure, ServiceError)):
                     self._metrics.item_finished(method, outcome_of(failure), caller.tenant)
                 describe_span({"rpc.grpc.status_code": code.value[0]})
-                fields = {"method": method, "code": code.name, "seconds": round(seconds, 6)}
-                level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-                logger.log(level, "%s %s %.1f ms", method, code.name, seconds * 1e3, extra={"fields": fields})
+                self._log(method, code, seconds, message)
                 if caller is not EVERYBODY:
                     self._audit.answered(caller, method, context.peer(), code, seconds)
 
         return guarded
 
+    def _log(self, method: str, code: grpc.StatusCode, seconds: float, message: str) -> None:
+        """Writes the log line of a call that has ended."""
+        sampled = code is not grpc.StatusCode.OK or random.random() < self._logged_share
+        level = logging.INFO if sampled else logging.DEBUG
+        if not logger.isEnabledFor(level):
+            return
+        current = current_request()
+        facts = dict(current.facts) if current is not None else {}
+        if message:
+            facts["error"] = message
+        fields = {"method": method, "code": code.name, "seconds": round(seconds, 6), **facts}
+        text = f" {text_of(facts)}" if facts else ""
+        logger.log(level, "%s %s %.1f ms%s", method, code.name, seconds * 1e3, text, extra={"fields": fields})
 
-def _forgiving(
+
+def _checked(
     deserialize: Callable[[bytes], Any], max_bytes: int | None, held: HeldMessage | None = None
 ) -> Callable[[bytes], Any]:
-    """Hands bytes that are no message on as an error: gRPC would answer INTERNAL, as if it were our fault.
+    """A deserializer that returns an error for bytes that are not a message; gRPC would answer INTERNAL.
 
-    So are messages of more than `max_bytes`, which are not looked into.
+    Messages of more than `max_bytes` become an error without being parsed.
     """
 
     def deserialized(data: bytes) -> Any:
@@ -176,7 +202,7 @@ def _forgiving(
 
 
 def _decoded(request: Any) -> Any:
-    """A request, unless its bytes were no message, or too many: then raises InvalidFieldError or MessageSizeError."""
+    """A request; raises InvalidFieldError or MessageSizeError where `_checked` returned an error."""
     if isinstance(request, MessageSizeError):
         raise request
     if isinstance(request, DecodeError):
@@ -185,6 +211,6 @@ def _decoded(request: Any) -> Any:
 
 
 async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The requests of a stream, each passed through `_decoded`."""
+    """The requests of a stream, each checked by `_decoded`."""
     async for request in requests:
         yield _decoded(request)

@@ -1,4 +1,4 @@
-"""ModelService: what is served, and how fast."""
+"""ModelService: the served models and their speed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from service.supports.registry import page_size_of
 from service.telemetry.performance import Percentiles, PerformanceMonitor, SystemPerformance
 
 PARITY_OUTPUT = "chain.keypoints"
-"""The manifest's parity entry that an answer's keypoints depend on: all components run in sequence."""
+"""The manifest's parity entry for the keypoints of an answer: all components run in sequence."""
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Says what is served, and how fast."""
+    """Lists the served models and reports their speed."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine: str,
         limits: model_service_pb2.RequestLimits | None = None,
     ) -> None:
-        """Takes the manifest, the live figures, the system that is the default, and what runs the models."""
+        """Takes the manifest, the live figures, the default system, and the description of the engine."""
         self._performance = performance
         self._limits = limits
         self._models = [_model(manifest, system, default_system, engine) for system in manifest.systems]
@@ -60,6 +60,7 @@ def _performance(system: SystemPerformance) -> model_service_pb2.ModelPerformanc
         warm=_percentiles(system.warm),
         cold=_percentiles(system.cold),
         frames_per_second=system.frames_per_second,
+        busy_frames_per_second=system.busy_frames_per_second,
         speed_ratio=system.speed_ratio,
     )
     message.start_time.FromNanoseconds(round(system.start_time * 1e9))
@@ -79,7 +80,7 @@ def _percentiles(percentiles: Percentiles) -> model_service_pb2.LatencyPercentil
 
 
 def _start(token: str, names: list[str]) -> int:
-    """Where the page of a token begins: after the model that the page before ended with."""
+    """Index at which a page begins: after the last model of the page before."""
     if not token:
         return 0
     try:

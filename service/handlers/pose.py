@@ -10,12 +10,13 @@ from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
 from service.batching.fairness import Priority, Work, working_for
 from service.errors import CallerLimitError, InvalidFieldError, ServiceError, UnavailableError
-from service.handlers.error_statuses import status_of
+from service.handlers.error_statuses import grpc_code, status_of
 from service.pipelines.answers import AnswerRoom
 from service.pipelines.deadlines import Context, call_deadline, deadline_of
 from service.pipelines.query import Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
+from service.telemetry.call_facts import item_failed
 from service.telemetry.metrics import Metrics
 from service.telemetry.outcomes import outcome_of
 from service.telemetry.spans import span
@@ -167,6 +168,7 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
     ) -> pose_service_pb2.EstimatePoseResult:
         """Answers one query of several. Its failure is part of the answer."""
         failure: BaseException | None = None
+        started = asyncio.get_running_loop().time()
         try:
             with span("query"):
                 response = await self._estimation.answer(request, deadline, partial, room)
@@ -176,9 +178,12 @@ class PoseService(pose_service_pb2_grpc.PoseServiceServicer):
             raise
         except Exception as error:
             failure = error
-            return pose_service_pb2.EstimatePoseResult(error=status_of(error))
+            status = status_of(error)
+            item_failed(grpc_code(status).name)
+            return pose_service_pb2.EstimatePoseResult(error=status)
         finally:
             self._metrics.item_finished(method, outcome_of(failure), current_caller().tenant)
+            self._metrics.item_timed(method, asyncio.get_running_loop().time() - started)
 
     async def _until_draining(
         self, requests: AsyncIterator[pose_service_pb2.StreamEstimatePoseRequest]

@@ -1,4 +1,4 @@
-"""Gives every call its id and its span, around whatever handles it."""
+"""Request ids: every call gets one, and its answer returns it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-def identified(behaviour: Behaviour, path: str, tracer: Tracer | None) -> Behaviour:
-    """A handler whose calls have an id, which their answers bring back.
+def with_request_id(behaviour: Behaviour, path: str, tracer: Tracer | None) -> Behaviour:
+    """Wraps a handler so that its calls have an id and a span.
 
     Args:
         behaviour: the handler.
@@ -25,13 +25,13 @@ def identified(behaviour: Behaviour, path: str, tracer: Tracer | None) -> Behavi
 
     async def named(request: Any, context: Context) -> Any:
         with request_scope(path, context.invocation_metadata(), tracer):
-            context.set_trailing_metadata(identity())
+            context.set_trailing_metadata(request_id_metadata())
             return await behaviour(request, context)
 
     return named
 
 
-def identity() -> Metadata:
-    """Trailing metadata that name the current call; `abort` needs them again, it replaces what was set."""
+def request_id_metadata() -> Metadata:
+    """Trailing metadata with the id of the current call. `abort` needs them again: it replaces what was set before."""
     request = current_request()
     return () if request is None else ((REQUEST_ID, request.id),)

@@ -1,4 +1,4 @@
-"""SupportService: the supports that queries refer to by name."""
+"""SupportService: registered supports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from service.supports.store import Supports
 
 
 class SupportService(support_service_pb2_grpc.SupportServiceServicer):
-    """Keeps the supports that queries refer to by name."""
+    """Creates, returns, lists and deletes registered supports."""
 
     def __init__(self, supports: Supports, *, default_deadline: float) -> None:
-        """Takes the supports, and how many seconds a call may take when its caller does not say."""
+        """Takes the supports, and the deadline in seconds of calls that have none."""
         self._supports = supports
         self._default_deadline = default_deadline
 
@@ -34,7 +34,7 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
         self, request: support_service_pb2.GetSupportRequest, context: Context
     ) -> support_service_pb2.GetSupportResponse:
         """See support_service.proto."""
-        pixels = _with_pixels(request.view, default=True)
+        pixels = _with_pixels(request.view)
         async with due(deadline_of(context, self._default_deadline)):
             support = await self._supports.get(current_caller().tenant, request.name, pixels=pixels)
         return support_service_pb2.GetSupportResponse(support=support)
@@ -43,7 +43,7 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
         self, request: support_service_pb2.ListSupportsRequest, context: Context
     ) -> support_service_pb2.ListSupportsResponse:
         """See support_service.proto."""
-        pixels = _with_pixels(request.view, default=False)
+        pixels = _with_pixels(request.view)
         async with due(deadline_of(context, self._default_deadline)):
             page = await self._supports.list(
                 current_caller().tenant, request.page_size, request.page_token, pixels=pixels
@@ -59,10 +59,8 @@ class SupportService(support_service_pb2_grpc.SupportServiceServicer):
         return support_service_pb2.DeleteSupportResponse()
 
 
-def _with_pixels(view: support_service_pb2.SupportView.ValueType, *, default: bool) -> bool:
-    """Whether a view holds the pixels of the examples."""
+def _with_pixels(view: support_service_pb2.SupportView.ValueType) -> bool:
+    """Whether a view includes the pixels of the examples."""
     if view not in support_service_pb2.SupportView.values():
         raise InvalidFieldError("view", f"{view} is not a view")
-    if view == support_service_pb2.SUPPORT_VIEW_UNSPECIFIED:
-        return default
     return view == support_service_pb2.SUPPORT_VIEW_FULL

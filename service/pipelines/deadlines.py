@@ -15,7 +15,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def deadline_of(context: Context, default_seconds: float) -> float:
-    """When the answer to a call is due, as an event loop time: what the caller said, or else the default."""
+    """Deadline of a call as an event loop time: the caller's, or the default."""
     remaining = context.time_remaining()
     now = asyncio.get_running_loop().time()
     return now + (default_seconds if remaining is None else remaining)
@@ -29,7 +29,7 @@ def call_deadline(context: Context) -> float | None:
 
 @asynccontextmanager
 async def due(deadline: float | None) -> AsyncIterator[None]:
-    """Ends what runs inside it when the deadline passes.
+    """Cancels the block when the deadline passes.
 
     Raises:
         DeadlineError: it passed.

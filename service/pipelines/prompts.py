@@ -54,7 +54,7 @@ PromptCache: TypeAlias = SingleFlightCache[tuple[str, str], WrittenPrompts]
 
 def prompt_cache(max_bytes: int) -> PromptCache:
     """A cache of prompts that holds at most `max_bytes`."""
-    return SingleFlightCache(max_bytes, size=lambda written: written.nbytes)
+    return SingleFlightCache(max_bytes, size=lambda written: written.nbytes, group=lambda key: key[0])
 
 
 class PromptWriter:
@@ -169,7 +169,7 @@ class SupportPrompts:
 
     def forget(self, key: str) -> None:
         """Drops the prompts of a support, for every system."""
-        self._cache.invalidate(lambda cached: cached[0] == key)
+        self._cache.invalidate(key)
 
     def known(self) -> set[str]:
         """Keys of the supports of which prompts are kept, or being written."""

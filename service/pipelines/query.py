@@ -32,6 +32,7 @@ from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box
 from service.tasks import together
+from service.telemetry.call_facts import query_answered
 from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor
 from service.telemetry.spans import describe_span, record_span, span
@@ -189,6 +190,7 @@ class Estimation:
             self._metrics.stage_finished(stage, stages[stage])
             getattr(response.timing, stage).CopyFrom(duration(stages[stage]))
         self._metrics.instances_answered(system, len(query.crops))
+        query_answered(system, len(query.crops), stages, cached=trace.cache_hit)
         total = asyncio.get_running_loop().time() - started
         response.timing.total.CopyFrom(duration(total))
         self._performance.record(system, total, instances=len(query.crops), warm=trace.cache_hit)

@@ -51,7 +51,7 @@ SupportCache: TypeAlias = SingleFlightCache[tuple[str, str], tuple[SupportTokens
 
 def support_cache(max_bytes: int) -> SupportCache:
     """A cache of support tokens that holds at most `max_bytes`."""
-    return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes)
+    return SingleFlightCache(max_bytes, size=lambda entry: entry[0].nbytes, group=lambda key: key[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class PoseEstimator:
 
     def forget(self, key: str) -> None:
         """Drops what was computed from a support, for every system: it has been deleted."""
-        self._supports.invalidate(lambda cached: cached[0] == key)
+        self._supports.invalidate(key)
 
     def known(self) -> set[str]:
         """Keys of the supports of which something is kept, or being computed."""

@@ -25,6 +25,7 @@ class SupportOutline:
         edges: int64 [E, 2], the skeleton as keypoint indices.
         modalities: what models may use, ascending.
         owner: the tenant that it belongs to, or that sent it along; '' without API tokens.
+        expire_time: nanoseconds since 1970 at which it expires; 0: never.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SupportOutline:
     edges: npt.NDArray[np.int64]
     modalities: tuple[modality_pb2.Modality.ValueType, ...]
     owner: str = ""
+    expire_time: int = 0
 
     @property
     def key(self) -> str:
@@ -57,4 +59,5 @@ class SupportOutline:
             edges=edges,
             modalities=declared_modalities(support),
             owner=owner,
+            expire_time=support.expire_time.ToNanoseconds() if support.HasField("expire_time") else 0,
         )

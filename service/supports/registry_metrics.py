@@ -1,4 +1,4 @@
-"""A registry whose calls are counted and timed, whichever it is."""
+"""Metrics of a support registry, whichever kind it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from service.errors import InvalidFieldError, NotFoundError
+from service.errors import InvalidFieldError, NotFoundError, StorageFullError, StorageQuotaError
 from service.supports.registry import SupportRegistry
 from service.telemetry.metrics import Metrics, RegistryOperation, RegistryOutcome
 from service.telemetry.spans import span
@@ -17,16 +17,19 @@ Result = TypeVar("Result")
 
 
 class ObservedRegistry:
-    """Passes calls on to a registry, and tells the metrics what came of them. Implements `SupportRegistry`."""
+    """Counts and times the calls of a registry. Implements `SupportRegistry`."""
 
     def __init__(self, registry: SupportRegistry, metrics: Metrics) -> None:
-        """Takes the registry, which it does not own, and where to report."""
+        """Takes the registry, which it does not close by itself, and the metrics."""
         self._metrics = metrics
         self.create = self._observed("create", registry.create)
         self.get = self._observed("get", registry.get)
         self.list = self._observed("list", registry.list)
         self.delete = self._observed("delete", registry.delete)
         self.open = registry.open
+        self.maintain = registry.maintain
+        self.everything = registry.everything
+        self.restore = registry.restore
         self.close = registry.close
 
     def _observed(
@@ -45,6 +48,12 @@ class ObservedRegistry:
                 raise
             except InvalidFieldError:
                 outcome = "invalid"
+                raise
+            except StorageFullError:
+                outcome = "full"
+                raise
+            except StorageQuotaError:
+                outcome = "quota"
                 raise
             except asyncio.CancelledError:
                 outcome = "cancelled"

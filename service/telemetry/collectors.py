@@ -1,6 +1,6 @@
-"""Metrics that are read when Prometheus asks, so that requests cost no update of them.
+"""Metrics that are computed when Prometheus asks, so that requests do not have to update them.
 
-Prometheus asks in a thread of its own: what is read here must bear that.
+They are read in a thread of the metrics server, so everything read here must be thread-safe.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from service.telemetry.performance import SystemPerformance
 
 
 class CountsItself(Protocol):
-    """A cache that can say how it fares."""
+    """A cache with statistics."""
 
     @property
     def statistics(self) -> CacheStatistics:
-        """Counts since the start, and what is held now."""
+        """Counts since the start, and current size."""
 
 
 class CacheCollector(Collector):
-    """The caches' own counts.
+    """Statistics of the caches.
 
     Attributes:
-        caches: what is reported, by the value of its label.
+        caches: by the value of their label.
     """
 
     def __init__(self) -> None:
@@ -39,8 +39,8 @@ class CacheCollector(Collector):
         counters = {
             "hits": "Lookups answered from the cache",
             "misses": "Lookups that had to compute",
-            "shared": "Lookups that joined a computation under way",
-            "evictions": "Entries pushed out by newer ones",
+            "shared": "Lookups that joined a running computation",
+            "evictions": "Entries removed to make room",
         }
         gauges = {"bytes": ("size_bytes", "Bytes held"), "entries": ("entries", "Entries held")}
         statistics = {name: cache.statistics for name, cache in self.caches.items()}
@@ -57,10 +57,10 @@ class CacheCollector(Collector):
 
 
 class PerformanceCollector(Collector):
-    """The figures of the last minutes beside the paper's: what GetPerformanceReport says, for a graph.
+    """The figures of GetPerformanceReport.
 
     Attributes:
-        report: gives the figures of every system; None until a server has them.
+        report: returns the figures of every system; None until the server is complete.
     """
 
     def __init__(self) -> None:
@@ -71,8 +71,15 @@ class PerformanceCollector(Collector):
         rate = GaugeMetricFamily(
             "capeserve_model_frames_per_second", "Objects answered a second, last 5 minutes", labels=["model"]
         )
+        busy = GaugeMetricFamily(
+            "capeserve_model_busy_frames_per_second",
+            "Objects answered per second of the time in which requests were being answered, last 5 minutes",
+            labels=["model"],
+        )
         ratio = GaugeMetricFamily(
-            "capeserve_model_speed_ratio", "The paper's time by the warm median, above 1 is faster", labels=["model"]
+            "capeserve_model_speed_ratio",
+            "The paper's time ÷ median of warm requests with one box, above 1 is faster",
+            labels=["model"],
         )
         paper = GaugeMetricFamily(
             "capeserve_paper_frames_per_second", "The paper's throughput on an RTX 3060", labels=["model"]
@@ -82,9 +89,10 @@ class PerformanceCollector(Collector):
         )
         for system in self.report() if self.report is not None else ():
             rate.add_metric([system.system], system.frames_per_second)
+            busy.add_metric([system.system], system.busy_frames_per_second)
             if system.speed_ratio is not None:
                 ratio.add_metric([system.system], system.speed_ratio)
             if system.paper is not None:
                 paper.add_metric([system.system], system.paper.frames_per_second)
                 time.add_metric([system.system], system.paper.seconds)
-        yield from (rate, ratio, paper, time)
+        yield from (rate, busy, ratio, paper, time)

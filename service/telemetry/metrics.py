@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from cape.manifest import Manifest
 from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.engines.base import BatchObserver
+from service.supports.registry import Health
 from service.telemetry.collectors import CacheCollector, CountsItself, PerformanceCollector
 from service.telemetry.outcomes import OUTCOMES, Outcome
 from service.telemetry.performance import SystemPerformance
@@ -31,8 +32,11 @@ Refusal = Literal["token", "rate", "calls", "size"]
 """Why a caller was turned away: no token, or over one of its limits."""
 
 RegistryOperation = Literal["create", "get", "list", "delete"]
-RegistryOutcome = Literal["ok", "not_found", "invalid", "cancelled", "error"]
-"""'invalid' is a caller's page token; 'error' is the registry's own failure."""
+RegistryOutcome = Literal["ok", "not_found", "invalid", "quota", "full", "cancelled", "error"]
+"""'invalid': a caller's page token; 'quota': a tenant's storage quota; 'error': a failure of the registry."""
+
+ITEM_METHODS = ("BatchEstimatePose", "StreamEstimatePose")
+"""Methods whose calls have several items, each with a code of its own."""
 
 METHODS = tuple(
     method.name
@@ -93,6 +97,19 @@ class Metrics(BatchObserver):
         self._in_flight = Gauge(
             "capeserve_requests_in_flight", "Requests being worked on", ("method",), registry=registry
         )
+        self._item_duration = Histogram(
+            "capeserve_item_duration_seconds",
+            "From reading an item of a batch or stream to its answer",
+            ("method",),
+            registry=registry,
+            buckets=DURATION_BUCKETS,
+        )
+        self._background_failures = Counter(
+            "capeserve_background_task_failures",
+            "Failures of background tasks, which start again",
+            ("task",),
+            registry=registry,
+        )
         self._instances = Counter("capeserve_instances", "Objects answered", ("model",), registry=registry)
         self._stage_duration = Histogram(
             "capeserve_stage_duration_seconds",
@@ -150,6 +167,13 @@ class Metrics(BatchObserver):
             "capeserve_registry_healthy", "0 while the support registry cannot be read or written", registry=registry
         )
         self._registry_healthy.set(1)
+        self._registry_full = Gauge(
+            "capeserve_registry_full", "1 while the support registry has no room for new supports", registry=registry
+        )
+        self._tokens_current = Gauge(
+            "capeserve_tokens_current", "0 while the token file is missing or invalid", registry=registry
+        )
+        self._tokens_current.set(1)
         self._callers_refused = Counter(
             "capeserve_callers_refused",
             "Calls over a limit of their token, or without one",
@@ -182,6 +206,8 @@ class Metrics(BatchObserver):
             self._in_flight.labels(method)
             for code in grpc.StatusCode:
                 self._requests.labels(method, code.name)
+        for method in ITEM_METHODS:
+            self._item_duration.labels(method)
         for method in QUERY_METHODS:
             for outcome in OUTCOMES:
                 self._items.labels(method, outcome)
@@ -281,9 +307,27 @@ class Metrics(BatchObserver):
         self._registry_operations.labels(operation, outcome).inc()
         self._registry_duration.labels(operation).observe(seconds)
 
-    def registry_healthy(self, healthy: bool) -> None:
-        """Whether the support registry can be used."""
-        self._registry_healthy.set(1 if healthy else 0)
+    def registry_health(self, health: Health) -> None:
+        """Reports whether the support registry can be used, and whether it has room."""
+        self._registry_healthy.set(0 if health == "unavailable" else 1)
+        if health != "unavailable":
+            self._registry_full.set(1 if health == "full" else 0)
+
+    def item_timed(self, method: str, seconds: float) -> None:
+        """Times an item of a batch or stream."""
+        self._item_duration.labels(method).observe(seconds)
+
+    def background_task_started(self, task: str) -> None:
+        """Adds a background task, with no failures."""
+        self._background_failures.labels(task)
+
+    def background_task_failed(self, task: str) -> None:
+        """Counts a failure of a background task."""
+        self._background_failures.labels(task).inc()
+
+    def tokens_loaded(self, current: bool) -> None:
+        """Reports whether the tokens in use are those of the token file."""
+        self._tokens_current.set(1 if current else 0)
 
     def caller_refused(self, reason: str) -> None:
         """A caller was turned away: 'token', 'rate', 'calls' or 'size'."""

@@ -11,11 +11,14 @@ from typing import Literal, get_args
 
 from service.errors import (
     CallerLimitError,
+    DamagedSupportError,
     DeadlineError,
     EngineError,
     MessageSizeError,
     QueueFullError,
     ServiceError,
+    StorageFullError,
+    StorageQuotaError,
     UnavailableError,
 )
 
@@ -34,15 +37,15 @@ def outcome_of(error: BaseException | None) -> Outcome:
     match error:
         case None:
             return "answered"
-        case CallerLimitError() | MessageSizeError():
+        case CallerLimitError() | MessageSizeError() | StorageQuotaError():
             return "limited"
-        case QueueFullError():
+        case QueueFullError() | StorageFullError():
             return "refused"
         case DeadlineError():
             return "late"
         case asyncio.CancelledError():
             return "cancelled"
-        case EngineError() | UnavailableError():
+        case EngineError() | UnavailableError() | DamagedSupportError():
             return "failed"
         case ServiceError():
             return "invalid"

@@ -20,6 +20,7 @@ from export.tensorrt.build import BuildOptions, build_engine
 from export.tensorrt.editions import EDITIONS, compute_capabilities, load_bindings
 from export.tensorrt.engines import BuiltEngine, EngineRequest, build_engines, measured_parity
 from export.tensorrt.profiles import profiles
+from export.triton.options import LARGEST_BATCH
 
 MISSING = "TensorRT for RTX is missing: pip install 'capeserve[tensorrt-rtx]' (Linux and Windows on x86-64)"
 
@@ -91,7 +92,7 @@ def test_profiles_cover_every_size_that_the_manifest_allows(repository) -> None:
     for role, component in manifest.systems["flf"].components.items():
         spec = manifest.components[component]
         found = profiles(role, spec, manifest)
-        assert max(profile.sizes["B"][2] for profile in found) == spec.max_batch_size
+        assert max(profile.sizes["B"][2] for profile in found) == LARGEST_BATCH.get(role, spec.max_batch_size)
         counts = [profile.sizes["K"] for profile in found if "K" in profile.sizes]
         covered = {count for smallest, _, largest in counts for count in range(smallest, largest + 1)}
         assert covered == (set(range(1, 101)) if counts else set())
@@ -125,7 +126,7 @@ def test_what_cannot_be_built_is_said_by_name(repository, monkeypatch) -> None:
     with pytest.raises(ExportError, match="builds for the card in this machine"):
         compute_capabilities(standard, bindings, ("sm86",))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ExportError, match="TensorRT is not installed: pip install tensorrt"):
+    with pytest.raises(ExportError, match=r"TensorRT is not installed: pip install 'capeserve\[tensorrt\]'"):
         load_bindings(standard)
 
 

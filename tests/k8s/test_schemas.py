@@ -6,6 +6,7 @@ import json
 
 import kubernetes_validate
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 from tests.k8s.kubernetes_objects import of_kind
@@ -44,3 +45,14 @@ def test_everything_lies_in_one_namespace(built: dict[str, list[dict]], overlay:
     namespaces = {item["metadata"].get("namespace") for item in built[overlay] if item["kind"] != "Namespace"}
     assert len(namespaces) == 1
     assert None not in namespaces
+
+
+def test_the_kserve_examples_fit_the_definitions_and_name_each_other() -> None:
+    for path in (K8S / "examples" / "kserve").glob("*.yaml"):
+        runtime, service = yaml.safe_load_all(path.read_text())
+        for item in (runtime, service):
+            Draft202012Validator(CUSTOM[item["kind"]]).validate(item)
+        model = service["spec"]["predictor"]["model"]
+        assert model["runtime"] == runtime["metadata"]["name"]
+        assert model["modelFormat"]["name"] in {form["name"] for form in runtime["spec"]["supportedModelFormats"]}
+        assert runtime["spec"]["containers"][0]["name"] == "kserve-container", "the name that KServe looks for"

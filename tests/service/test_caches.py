@@ -148,20 +148,39 @@ async def test_who_joined_a_computation_that_ran_out_of_its_starters_time_starts
     assert await joiner == ("mine", False)
 
 
-async def test_what_is_invalidated_is_gone_even_if_it_was_still_being_computed(
-    cache: SingleFlightCache[str, str],
-) -> None:
+async def test_what_is_invalidated_is_gone_even_if_it_was_still_being_computed() -> None:
+    cache: SingleFlightCache[str, str] = SingleFlightCache(max_bytes=10, size=len, group=lambda key: key[0])
     work = Work()
     await cache.get("a1", constant("1"))
     await cache.get("b1", constant("2"))
     caller = asyncio.create_task(cache.get("a2", work))
     await ahead()
-    assert cache.invalidate(lambda key: key.startswith("a")) == 1
+    assert cache.invalidate("a") == 1
     work.may_end.set()
     assert await caller == ("value", False)
     assert await cache.get("a1", constant("3")) == ("3", False)
     assert await cache.get("a2", constant("4")) == ("4", False)
     assert await cache.get("b1", constant("5")) == ("2", True)
+
+
+async def test_invalidating_a_group_does_not_look_at_the_others() -> None:
+    compared = 0
+
+    class Key(str):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    cache: SingleFlightCache[str, str] = SingleFlightCache(max_bytes=10**6, size=len, group=lambda key: key[:8])
+    for number in range(1000):
+        await cache.get(Key(f"{number:08}x"), constant("value"))
+    compared = 0
+    assert cache.invalidate("00000500") == 1
+    assert compared < 10
+    assert cache.statistics.entries == 999
 
 
 async def test_a_computation_that_fails_after_everyone_has_left_is_not_logged_as_forgotten(

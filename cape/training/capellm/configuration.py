@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cape.capellm.configuration import SYSTEM, CapeLlmConfiguration
+from cape.capellm.configuration import CapeLlmConfiguration
 from cape.data.sources import DataSource, first_mistake
 from cape.training.capellm.conversations import Task
 from cape.training.configuration import (
@@ -110,12 +110,6 @@ class CapeLlmTrainingConfiguration(_Strict):
         if self.task != "keypoints" and (self.vision, self.language) != ("frozen", "frozen"):
             raise ValueError("task: pre-training is of the projection alone: set vision and language to frozen")
         return self
-
-
-def is_capellm_run(document: Mapping[str, Any]) -> bool:
-    """Whether a training configuration is one of a CapeLLM."""
-    model = document.get("model")
-    return isinstance(model, Mapping) and model.get("system") == SYSTEM
 
 
 def read_capellm_training_configuration(

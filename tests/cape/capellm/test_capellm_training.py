@@ -136,6 +136,12 @@ def test_the_recorded_configurations_can_be_read(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, "somewhere")
     published = read_capellm_training_configuration(folder / "capellm_mp100.yaml")
     assert published.model.vision.tokens == 256 and published.lora.rank == 8 and published.rounds == 4
+    # train.sh and mp100.py of the public code.
+    assert (published.model.box_padding, published.model.instruction.newline) == (1.0, True)
+    assert published.batch_size * published.accumulation == 128
+    assert (published.optimizer.weight_decay, published.optimizer.clip_norm) == (0.01, 1.0)
+    jitter = published.augmentation.jitter
+    assert (jitter.rotation_degrees, jitter.rotation_probability, jitter.scale) == (40, 0.5, 0.3)
     tiny_one = read_capellm_training_configuration(folder / "capellm_tiny.yaml")
     assert tiny_one.model.vision.tokens == 64
     stored = CapeLlmTrainingConfiguration.model_validate_json(tiny_one.model_dump_json())

@@ -58,8 +58,8 @@ def test_diverse_questions_and_paraphrases_vary_the_words() -> None:
     category = CATEGORY.__class__("c", "s", CATEGORY.keypoints[:1], (), (("the snout",),))
     writer = ConversationWriter(InstructionConfiguration(diverse_questions=True), "keypoints", paraphrase=0.5)
     generator = np.random.default_rng(0)
-    said = {writer.round(category, 0, PLACE, generator)[0].text for _ in range(60)}
-    assert len(said) == 8  # four questions, two references
+    said = {writer.round(category, 0, PLACE, generator)[0].text for _ in range(600)}
+    assert len(said) == 50  # 25 questions, two references
 
 
 def conversation(learnt: Learnt, row: int, keypoints: list[int]) -> Conversation:

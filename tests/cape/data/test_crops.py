@@ -78,3 +78,17 @@ def test_a_jitter_stays_within_its_bounds_and_is_reproducible() -> None:
     scales = [warp.scale for warp in warps]
     assert -15 <= min(degrees) < -13 and 13 < max(degrees) <= 15
     assert 0.85 <= min(scales) < 0.87 and 1.13 < max(scales) <= 1.15
+
+
+def test_the_public_codes_augmentation_draws_from_clipped_normals() -> None:
+    jitter = Jitter(15, 0.15, "normal", "normal", 0.6)
+    warps = [jitter.draw(np.random.default_rng(seed)) for seed in range(4000)]
+    degrees = np.degrees([warp.rotation for warp in warps])
+    sizes = 1 / np.array([warp.scale for warp in warps])
+    turned = degrees[degrees != 0]
+    assert len(turned) / 4000 == pytest.approx(0.6, abs=0.03)
+    # A normal of 15 degrees, clipped at 30: a standard deviation of 14.2.
+    assert np.abs(turned).max() == pytest.approx(30) and turned.std() == pytest.approx(14.2, abs=0.6)
+    # A third of a normal lies beyond one standard deviation, where it is clipped.
+    at_the_edge = np.isclose(sizes, 0.85) | np.isclose(sizes, 1.15)
+    assert at_the_edge.mean() == pytest.approx(0.317, abs=0.03) and sizes.min() == pytest.approx(0.85)

@@ -43,6 +43,11 @@ def test_the_papers_configurations_are_table_3(name: str) -> None:
     assert (model.head.width, model.head.heads, model.head.feedforward, model.head.dropout) == (256, 8, 768, 0.1)
     assert (settings.schedule.epochs, settings.batch_size, settings.optimizer.learning_rate) == (200, 8, 1e-5)
     assert settings.towers.image_file == Path("/data/swin.pth")
+    # What the public code has beside the printed equations.
+    assert (settings.losses.proposal, settings.losses.offset_normalisation) == (1.0, "keypoints")
+    jitter = settings.augmentation.jitter
+    assert (jitter.rotation_distribution, jitter.scale_distribution) == ("normal", "normal")
+    assert (jitter.rotation_degrees, jitter.scale, jitter.rotation_probability) == (15, 0.15, 0.6)
 
 
 def test_the_demonstrations_configuration_reads_with_and_without_photographs(monkeypatch) -> None:

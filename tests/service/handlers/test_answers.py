@@ -170,7 +170,8 @@ def test_a_support_is_created_once_shown_listed_and_deleted(live: LiveServer) ->
     assert second.support == first.support
 
     name = first.support.name
-    full = live.supports.GetSupport(support_service_pb2.GetSupportRequest(name=name)).support
+    request = support_service_pb2.GetSupportRequest(name=name, view=support_service_pb2.SUPPORT_VIEW_FULL)
+    full = live.supports.GetSupport(request).support
     assert full.examples == cat_support(seed=8).examples
     basic = support_service_pb2.GetSupportRequest(name=name, view=support_service_pb2.SUPPORT_VIEW_BASIC)
     assert live.supports.GetSupport(basic).support == first.support
@@ -226,7 +227,7 @@ def test_models_are_listed_with_their_limits_and_parity(live: LiveServer) -> Non
     assert modality_pb2.MODALITY_IMAGE in [*model.required_modalities, *model.optional_modalities]
 
 
-def test_the_performance_report_counts_queries_beside_the_papers_figures(live: LiveServer) -> None:
+def test_the_performance_report_counts_queries_and_leaves_out_the_paper_for_a_smaller_model(live: LiveServer) -> None:
     request = model_service_pb2.GetPerformanceReportRequest()
     (before,) = live.models.GetPerformanceReport(request).models
     live.poses.EstimatePose(query())
@@ -234,5 +235,6 @@ def test_the_performance_report_counts_queries_beside_the_papers_figures(live: L
     (after,) = live.models.GetPerformanceReport(request).models
     assert after.count == before.count + 2
     assert after.warm.count >= before.warm.count + 1
-    assert after.paper.time.ToMilliseconds() == 61
-    assert after.speed_ratio == pytest.approx(0.06135 / (after.warm.p50.ToNanoseconds() / 1e9), rel=1e-6)
+    assert after.busy_frames_per_second >= after.frames_per_second > 0
+    assert not after.HasField("paper"), "a model of another size than the paper's is not compared with it"
+    assert not after.HasField("speed_ratio")

@@ -181,15 +181,14 @@ def test_a_server_that_starts_before_its_redis_works_once_it_is_there(tiny_repos
         server.kill()
 
 
-def test_a_redis_that_is_full_refuses_what_is_new_and_keeps_what_is_there(
-    tiny_repository: Path, tmp_path: Path
-) -> None:
+def test_a_full_redis_refuses_new_supports_but_reads_and_deletes(tiny_repository: Path, tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, ServerProcess(*flags(tiny_repository, server.url)) as service:
         name = create(service, cat_support())
         with redis.Redis.from_url(server.url) as administrator:
             administrator.config_set("maxmemory", 1)
-            assert code_of(lambda: create(service, cat_support(seed=1))) is grpc.StatusCode.UNAVAILABLE
+            assert code_of(lambda: create(service, cat_support(seed=1))) is grpc.StatusCode.RESOURCE_EXHAUSTED
             ask(service, name)
+            service.supports.DeleteSupport(support_service_pb2.DeleteSupportRequest(name=name))
             administrator.config_set("maxmemory", 0)
         create(service, cat_support(seed=1))
 
@@ -205,5 +204,5 @@ def test_the_password_lets_in_and_stays_out_of_the_log(tiny_repository: Path, tm
         command = [sys.executable, "-c", START, "serve", *map(str, flags(tiny_repository, right.replace("2@", "3@")))]
         finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert finished.returncode == 1
-        assert "Redis does not let us in" in finished.stderr.splitlines()[-1]
+        assert "Redis refuses the credentials" in finished.stderr.splitlines()[-1]
         assert "hunter3" not in finished.stderr

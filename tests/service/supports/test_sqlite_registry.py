@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.application import open_registry
-from service.errors import UnavailableError
+from service.errors import DamagedSupportError, StorageFullError, StorageQuotaError
 from service.supports.registry import RegistryError
 from service.supports.sqlite import SqliteRegistry
 from tests.service.supports.test_registry import named, names_of
@@ -27,6 +27,20 @@ CREATE TABLE supports (
 );
 CREATE INDEX supports_by_age ON supports (create_time, name);
 PRAGMA user_version = 1;
+"""
+
+
+VERSION_2 = """
+CREATE TABLE supports (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    outline BLOB NOT NULL,
+    support BLOB NOT NULL,
+    UNIQUE (owner, name)
+);
+CREATE INDEX supports_by_age ON supports (owner, number);
+PRAGMA user_version = 2;
 """
 
 
@@ -47,21 +61,79 @@ async def test_a_file_of_version_1_is_taken_over_in_its_order(tmp_path: Path) ->
         await registry.close()
 
 
-async def test_a_full_disk_refuses_what_is_new_and_keeps_what_is_there(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_new_supports_but_reads_and_deletes(tmp_path: Path) -> None:
     registry = SqliteRegistry(tmp_path / "supports.sqlite3")
-    healthy: list[bool] = []
-    await registry.open(lambda owner, name: None, lambda: (), healthy.append)
+    health: list[str] = []
+    await registry.open(lambda supports: None, lambda: (), health.append)
     await registry.create("", named(1))
     pages = registry._connection.execute  # SQLite itself says "database or disk is full" at this limit
     await registry._run(lambda connection: pages("PRAGMA max_page_count = 1"))
-    with pytest.raises(UnavailableError, match="cannot be read or written"):
+    with pytest.raises(StorageFullError, match="disk is full"):
         for number in range(2, 50):
             await registry.create("", named(number))
-    assert healthy[-1] is False
+    assert health[-1] == "full"
     assert await registry.get("", named(1).name, pixels=True)
-    assert healthy[-1] is True
+    assert health[-1] == "full"
+    await registry.delete("", named(1).name)
     await registry._run(lambda connection: pages("PRAGMA max_page_count = 1000000"))
     await registry.create("", named(99))
+    assert health[-1] == "ok"
+    await registry.close()
+
+
+async def test_a_damaged_support_is_named_left_out_of_lists_and_replaced_by_creating_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "supports.sqlite3"
+    registry = SqliteRegistry(path)
+    for number in range(3):
+        await registry.create("", named(number))
+    with sqlite3.connect(path) as connection:
+        for column in ("outline", "support"):
+            ((content,),) = connection.execute(f"SELECT {column} FROM supports WHERE number = 2")
+            changed = content[:-20] + bytes(20)
+            connection.execute(f"UPDATE supports SET {column} = ? WHERE number = 2", (changed,))
+    connection.close()
+    for pixels in (True, False):
+        with pytest.raises(DamagedSupportError, match=named(1).name):
+            await registry.get("", named(1).name, pixels=pixels)
+    assert await names_of(registry) == [[named(0).name, named(2).name]]
+    _, existed = await registry.create("", named(1))
+    assert not existed
+    assert await registry.get("", named(1).name, pixels=True)
+    await registry.close()
+
+
+async def test_new_files_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "new" / "supports.sqlite3")
+    await registry.create("", named(1))
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "new").iterdir()}
+    assert set(modes.values()) == {"0o600"}, modes
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+    await registry.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only files")
+def test_a_read_only_file_is_refused_at_start(tmp_path: Path) -> None:
+    asyncio.run(SqliteRegistry(tmp_path / "supports.sqlite3").close())
+    (tmp_path / "supports.sqlite3").chmod(0o400)
+    with pytest.raises(RegistryError, match=r"supports\.sqlite3"):
+        SqliteRegistry(tmp_path / "supports.sqlite3")
+
+
+async def test_a_file_of_version_2_keeps_its_order_owners_and_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "supports.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_2)
+        for number, owner in ((1, "a"), (2, "b"), (3, "a")):
+            content = named(number).SerializeToString()
+            row = (owner, named(number).name, content, content)
+            connection.execute("INSERT INTO supports (owner, name, outline, support) VALUES (?, ?, ?, ?)", row)
+    connection.close()
+    registry = SqliteRegistry(path)
+    page = await registry.list("a", 9, "", pixels=True, max_bytes=10**9)
+    assert page.supports == [named(1), named(3)]
+    size = len(named(1).SerializeToString())
+    with pytest.raises(StorageQuotaError, match=f"{4 * size:,} bytes are stored"):
+        await registry.create("a", named(4), max_bytes=4 * size)
     await registry.close()
 
 

@@ -26,6 +26,8 @@ from service.errors import (
     MessageSizeError,
     NotFoundError,
     QueueFullError,
+    StorageFullError,
+    StorageQuotaError,
     UnavailableError,
 )
 from service.supports.registry_metrics import ObservedRegistry
@@ -33,7 +35,7 @@ from service.supports.sqlite import SqliteRegistry
 from service.telemetry import metrics as module
 from service.telemetry.metrics import STAGES, Metrics
 from service.telemetry.outcomes import OUTCOMES, outcome_of
-from service.telemetry.performance import PerformanceMonitor
+from service.telemetry.performance import PAPER, PerformanceMonitor
 from tests.service.numpy_engine import SIZE, NumpyEngine, tiny_manifest
 
 TABLE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
@@ -130,7 +132,7 @@ def exported(metrics: Metrics) -> dict[str, tuple[str, set[str]]]:
 def everything_happened(metrics: Metrics) -> None:
     """Gives every metric a sample."""
     metrics.watch_cache("texts", SingleFlightCache[str, str](max_bytes=10, size=len))
-    monitor = PerformanceMonitor(["flf"])
+    monitor = PerformanceMonitor({"flf": PAPER["flf"]})
     monitor.record("flf", 0.02, instances=1, warm=True)
     metrics.watch_performance(monitor.report)
     metrics.request_started("EstimatePose")
@@ -141,6 +143,7 @@ def everything_happened(metrics: Metrics) -> None:
     metrics.batch_started("image_backbone", [0.001])
     metrics.run_finished("image_backbone", 0.01)
     metrics.registry_called("get", "ok", 0.001)
+    metrics.background_task_started("registry")
 
 
 def test_the_table_says_name_type_and_labels_of_every_metric_and_names_no_other(metrics: Metrics) -> None:
@@ -229,8 +232,8 @@ def test_errors_count_from_zero_so_that_the_first_one_is_an_increase(metrics: Me
 
 
 def test_the_papers_row_stands_beside_what_was_measured(metrics: Metrics) -> None:
-    monitor = PerformanceMonitor(["flf", "visual_only"])
-    monitor.record("flf", 0.030675, instances=3, warm=True)
+    monitor = PerformanceMonitor({"flf": PAPER["flf"], "visual_only": None})
+    monitor.record("flf", 0.030675, instances=1, warm=True)
     metrics.watch_performance(monitor.report)
     assert sample(metrics, "capeserve_model_speed_ratio", model="flf") == pytest.approx(2)
     assert sample(metrics, "capeserve_paper_inference_seconds", model="flf") == 0.06135
@@ -244,6 +247,8 @@ def test_the_papers_row_stands_beside_what_was_measured(metrics: Metrics) -> Non
         (None, "ok"),
         (NotFoundError("cape.v1.Support", "supports/x", "no"), "not_found"),
         (InvalidFieldError("page_token", "no"), "invalid"),
+        (StorageFullError("no"), "full"),
+        (StorageQuotaError("acme", 1, 1, 1), "quota"),
         (OSError("disk full"), "error"),
         (asyncio.CancelledError(), "cancelled"),
     ],

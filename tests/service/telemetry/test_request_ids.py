@@ -13,11 +13,14 @@ import grpc
 import numpy as np
 import pytest
 
-from cape.v1 import model_service_pb2, support_service_pb2
+from cape.v1 import model_service_pb2, pose_service_pb2, support_service_pb2
 from service.batching.batcher import Batcher
+from service.errors import InvalidFieldError
 from service.telemetry.logs import JsonFormatter, TextFormatter
+from service.telemetry.metrics import STAGES
 from service.telemetry.request_context import REQUEST_ID, TRACE_PARENT, current_request, request_scope
 from tests.service.live_server import LiveServer, settings_for
+from tests.service.messages import cat_support, query
 from tests.service.numpy_engine import SIZE, NumpyEngine, tiny_manifest
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -77,10 +80,43 @@ def test_a_refused_call_gets_its_id_too_and_is_logged_above_debug(server: LiveSe
 
 
 @pytest.mark.parametrize("forged", ["", "a b", "x" * 65, "naïve"])
-def test_an_id_that_could_confuse_a_log_is_replaced(forged: str) -> None:
+def test_an_id_that_could_forge_log_lines_is_not_used_and_the_call_is_refused(forged: str) -> None:
     with request_scope(METHOD, [(REQUEST_ID, forged)], None) as request:
-        assert request.id != forged
         assert len(request.id) == 32
+        with pytest.raises(InvalidFieldError, match="x-request-id"):
+            request.refuse_invalid_id()
+
+
+def test_a_call_with_an_invalid_id_fails_with_the_name_of_the_field(server: LiveServer) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        server.models.ListModels(model_service_pb2.ListModelsRequest(), metadata=((REQUEST_ID, "a b"),))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "x-request-id" in error.value.details()
+
+
+def test_the_line_of_an_answered_query_has_model_boxes_and_stage_times(server: LiveServer, log: io.StringIO) -> None:
+    name = server.supports.CreateSupport(support_service_pb2.CreateSupportRequest(support=cat_support())).support.name
+    request = query(support=name)
+    request.boxes.add(x=0, y=0, width=20, height=20)
+    server.poses.EstimatePose(request, metadata=((REQUEST_ID, "facts-1"),))
+    line = logged(log, "facts-1")
+    assert line["level"] == "info"
+    assert (line["queries"], line["boxes"], line["warm"]) == (1, len(request.boxes), 0)
+    assert set(line["stages_ms"]) == set(STAGES)
+
+
+def test_the_line_of_a_refused_query_names_the_field(server: LiveServer, log: io.StringIO) -> None:
+    with pytest.raises(grpc.RpcError):
+        server.supports.GetSupport(support_service_pb2.GetSupportRequest(name="x"), metadata=((REQUEST_ID, "bad-1"),))
+    assert logged(log, "bad-1")["error"].startswith("name:")
+
+
+def test_items_of_a_batch_are_timed_and_their_codes_stand_in_the_line(server: LiveServer, log: io.StringIO) -> None:
+    before = server.metric("capeserve_item_duration_seconds_count", method="BatchEstimatePose")
+    batch = pose_service_pb2.BatchEstimatePoseRequest(requests=[query(support=f"supports/{'0' * 32}")] * 3)
+    server.poses.BatchEstimatePose(batch, metadata=((REQUEST_ID, "batch-1"),))
+    assert server.metric("capeserve_item_duration_seconds_count", method="BatchEstimatePose") == before + 3
+    assert logged(log, "batch-1")["failed"] == {"NOT_FOUND": 3}
 
 
 @pytest.mark.parametrize(

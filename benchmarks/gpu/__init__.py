@@ -1,0 +1,1 @@
+"""`capeserve bench gpu`: engine, service and PyTorch on one GPU."""

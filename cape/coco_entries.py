@@ -1,0 +1,123 @@
+"""Entries of COCO keypoint files, as many tools write them: categories, images and annotations."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from cape.support import Box
+
+Id: TypeAlias = int | str
+"""Ids are numbers or texts; a text of digits equals the number."""
+
+BORDER = 1.0
+"""Pixels that a keypoint may lie outside its image and still be meant to lie on its edge: annotators round."""
+
+
+def parse_id(value: Any) -> Any:
+    """An id as it is compared: a text of digits becomes the number."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return int(value)
+    return value
+
+
+def _plain_name(value: Any) -> Any:
+    return "" if value is None else str(value) if isinstance(value, int | float) else value
+
+
+def _flat(value: Any) -> Any:
+    """Triples one after another, whether nested or flat."""
+    if isinstance(value, list) and value and all(isinstance(part, list) for part in value):
+        return [number for part in value for number in part]
+    return value
+
+
+_Id = Annotated[Id, BeforeValidator(parse_id)]
+_Name = Annotated[str, BeforeValidator(_plain_name)]
+
+
+class _Entry(BaseModel):
+    """Null, missing and empty mean absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        return {name: value for name, value in document.items() if value is not None and value != []}
+
+
+class CocoCategory(_Entry):
+    """An entry of `categories`; only those with keypoints are used."""
+
+    id: _Id
+    name: _Name
+    supercategory: _Name = ""
+    keypoints: list[_Name] = []
+    skeleton: list[tuple[int, int]] = []
+
+
+class CocoImage(_Entry):
+    """An entry of `images`; `split` is not COCO's own, but common in files that hold several."""
+
+    id: _Id
+    file_name: str
+    width: float | None = None
+    height: float | None = None
+    split: str | None = None
+
+
+class CocoAnnotation(_Entry):
+    """An entry of `annotations`: one object."""
+
+    id: _Id = -1
+    image_id: _Id
+    category_id: _Id
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    keypoints: Annotated[list[float | None], BeforeValidator(_flat)] = []
+    area: float | None = None
+    num_keypoints: int | None = None
+    iscrowd: bool = False
+
+    @property
+    def box(self) -> Box | None:
+        """None where the file has no box, or one without area."""
+        if self.bbox is None or not all(map(math.isfinite, self.bbox)) or min(self.bbox[2:]) <= 0:
+            return None
+        return Box(*self.bbox)
+
+    @property
+    def points(self) -> list[tuple[float, float] | None]:
+        """Visible and occluded-but-labelled keypoints (visibility above 0); None for the others."""
+        triples = zip(self.keypoints[0::3], self.keypoints[1::3], self.keypoints[2::3], strict=True)
+        return [
+            (x, y) if x is not None and y is not None and math.isfinite(x + y) and (visibility or 0) > 0 else None
+            for x, y, visibility in triples
+        ]
+
+    @property
+    def labelled(self) -> int:
+        """Number of keypoints that have coordinates."""
+        return sum(point is not None for point in self.points)
+
+
+class Placement(NamedTuple):
+    """An annotation in pixels of its upright image.
+
+    Attributes:
+        box: clipped to the image; None without an annotated box.
+        keypoints: float32 [K, 2].
+        visible: bool [K].
+        moved: keypoints less than a pixel outside, moved to the edge.
+        hidden: keypoints further outside, hidden.
+    """
+
+    box: Box | None
+    keypoints: npt.NDArray[np.float32]
+    visible: npt.NDArray[np.bool_]
+    moved: int
+    hidden: int
