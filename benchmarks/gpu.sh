@@ -3,11 +3,22 @@
 # TensorRT-RTX providers, where they load; TensorRT plans with their parity, where TensorRT is installed; the
 # demonstration's checkpoint on a real Triton on the card and in PyTorch on it. Results: benchmarks/results/gpu*.
 #
-#   bash benchmarks/gpu.sh [FOLDER FOR WHAT IS BUILT [FOLDER FOR RESULTS]]
+#   bash benchmarks/gpu.sh [--python PYTHON] [--wheels FOLDER] [FOLDER FOR WHAT IS BUILT [FOLDER FOR RESULTS]]
 #
+# --python: an environment that has everything already; nothing is installed. --wheels: install from this folder, without
+# a network. For one system within five minutes: capeserve bench gpu.
 # A step that fails or takes too long keeps no other from running; the end lists it, and the exit code is 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+existing="" pip_options=()
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --python) existing=$2 ;;
+    --wheels) pip_options=(--no-index --find-links "$2") ;;
+    *) echo "unknown option $1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
 work=${1:-build/gpu}
 results=${2:-benchmarks/results}
 systems=(flf dlf capex graphcape)
@@ -53,12 +64,17 @@ says() {
 # 1. An environment with the CUDA builds. onnxruntime and onnxruntime-gpu are the same Python package: only one may be there.
 python="$work/venv/bin/python"
 capeserve="$work/venv/bin/capeserve"
-if [ ! -f "$work/venv/complete" ]; then
+if [ -n "$existing" ]; then
+  python=$existing
+  capeserve="$work/capeserve"
+  printf '#!/bin/sh\nexec "%s" -c "from cli.main import main; main()" "$@"\n' "$python" >"$capeserve"
+  chmod +x "$capeserve"
+elif [ ! -f "$work/venv/complete" ]; then
   rm -rf "$work/venv"
   python3 -m venv "$work/venv"
-  "$python" -m pip install --quiet torch==2.13.0
-  "$python" -m pip install --quiet -e '.[bench,demo,export-gpu,serve-gpu,train,triton]'
-  "$python" -m pip install --quiet onnxruntime-ep-nv-tensorrt-rtx-cu13 ||
+  "$python" -m pip install --quiet "${pip_options[@]}" torch==2.13.0
+  "$python" -m pip install --quiet "${pip_options[@]}" -e '.[bench,demo,export-gpu,serve-gpu,train,triton]'
+  "$python" -m pip install --quiet "${pip_options[@]}" onnxruntime-ep-nv-tensorrt-rtx-cu13 ||
     echo "no TensorRT for RTX plug-in here: its provider is left out" >&2
   touch "$work/venv/complete"
 fi

@@ -59,6 +59,7 @@ def _parse_boxes(context: click.Context, parameter: click.Parameter, values: tup
     multiple=True,
     help="The object, in pixels; repeatable.  [default: the whole image]",
 )
+@click.option("--find-box", is_flag=True, help="Without --box: look for the object in the image first. Slower.")
 @click.option("--model", default="", help="models/{system}.  [default: the server's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -73,6 +74,7 @@ def estimate(
     support_source: str,
     output: Path | None,
     boxes: tuple[Box, ...],
+    find_box: bool,
     model: str,
     as_json: bool,
     follow: bool,
@@ -86,7 +88,7 @@ def estimate(
     poses: list[PoseEstimate | None] = [None] * len(images)
     with connection.client() as client:
         sent, skeleton = _resolve_support(client, support_source)
-        queries = [Query(image, sent, boxes, model, partial_answers=follow) for image in images]
+        queries = [Query(image, sent, boxes, model, partial_answers=follow, find_box=find_box) for image in images]
         with _progress(errors, len(images)) as advance:
             for index, answer in _answers(client, queries):
                 if isinstance(answer, PoseEstimate) and answer.partial:

@@ -15,6 +15,7 @@ from cape.annotations import read_support
 from cape.coco import SkeletonBase, read_coco
 from cape.coco_entries import parse_id
 from cape.support import Modality, RegisteredSupport, SupportDefinition
+from cape.terminal import printable
 from cli.connection import Connection, connects
 from cli.consoles import console
 
@@ -95,7 +96,7 @@ def create(
             created.append({"file": str(file), **_summary(registered), "already_existed": registered.already_existed})
             if not as_json:
                 note = " (was there already)" if registered.already_existed else ""
-                click.echo(f"{registered.name}  {registered.definition.category}{note}")
+                click.echo(f"{registered.name}  {printable(registered.definition.category)}{note}")
     if as_json:
         click.echo(json.dumps(created, indent=2, ensure_ascii=False))
 
@@ -115,7 +116,7 @@ def list_(connection: Connection, as_json: bool) -> None:
         definition = registered.definition
         created = f"{registered.create_time:%Y-%m-%d %H:%M:%S}"
         counts = str(len(definition.keypoints)), str(len(definition.examples))
-        table.add_row(registered.name, definition.category, *counts, created)
+        table.add_row(registered.name, printable(definition.category), *counts, created)
     console().print(table)
 
 
@@ -139,17 +140,19 @@ def show(connection: Connection, name: str, output: Path | None, as_json: bool) 
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     out = console()
-    out.print(f"{registered.name}  {definition.category}, created {registered.create_time:%Y-%m-%d %H:%M:%S}")
+    out.print(
+        f"{registered.name}  {printable(definition.category)}, created {registered.create_time:%Y-%m-%d %H:%M:%S}"
+    )
     table = Table("", "keypoint", "description", "visible in", "joined to", box=None)
     for index, keypoint in enumerate(definition.keypoints):
         seen = sum(bool(example.visible[index]) for example in definition.examples)
         joined = [start + end - index for start, end in definition.skeleton if index in (start, end)]
         table.add_row(
             str(index),
-            keypoint.name,
-            keypoint.description,
+            printable(keypoint.name),
+            printable(keypoint.description),
             f"{seen} of {len(definition.examples)}",
-            ", ".join(definition.keypoints[other].name for other in joined),
+            ", ".join(printable(definition.keypoints[other].name) for other in joined),
         )
     out.print(table)
     for picture in pictures:

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from cape.client import AsyncClient, CapeError
 from gateway.examples import list_examples
+from gateway.labelling.label_studio import LabelStudioBackend
 from gateway.pages import PageHeaders, ProtectFromOtherSites
 from gateway.rest import endpoints, openapi
 from gateway.rest.problems import TITLES, plain_problem, problem_response
@@ -28,7 +29,8 @@ STATIC = Path(__file__).resolve().parent / "playground"
 
 
 def create_application(settings: GatewaySettings) -> Starlette:
-    """The gateway: playground at /, REST API under /v1, its documentation at /api, documentation site under /docs.
+    """The gateway: playground at /, REST API under /v1 with its page at /api, documentation site under /docs, Label
+    Studio back end under /label-studio.
 
     Args:
         settings: the server to call, and what to offer.
@@ -61,6 +63,7 @@ def create_application(settings: GatewaySettings) -> Starlette:
 
     routes: list[BaseRoute] = [
         *endpoints.routes(lambda: upstream[-1], settings.max_body_bytes),
+        *LabelStudioBackend(lambda: client[-1], settings.state).routes(),
         Route("/openapi.json", _openapi),
         Route("/api", lambda _: RedirectResponse("api.html")),
         Route("/problems/{name}", _problem_type),

@@ -26,6 +26,7 @@ class Query:
         normalized: answer fractions of the image's width and height instead of pixels.
         partial_answers: in a stream, answer keypoints as they are found, too, where the model finds them one after the
             other; see `PoseEstimate.partial`.
+        find_box: without boxes, look for the object in the image first, at the cost of several passes.
     """
 
     image: ImageSource
@@ -36,6 +37,7 @@ class Query:
     proposals: bool = False
     normalized: bool = False
     partial_answers: bool = False
+    find_box: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

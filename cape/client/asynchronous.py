@@ -131,10 +131,11 @@ class AsyncClient:
         similarity_maps: bool = False,
         proposals: bool = False,
         normalized: bool = False,
+        find_box: bool = False,
         **call: Unpack[CallOptions],
     ) -> PoseEstimate:
         """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
-        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
+        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized, find_box=find_box)
         request = await asyncio.to_thread(messages.estimate_request, query)
         return messages.pose_estimate(await self._call(self._pose.EstimatePose, request, call))
 

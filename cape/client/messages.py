@@ -122,6 +122,7 @@ def estimate_request(query: Query) -> pose_service_pb2.EstimatePoseRequest:
             include_similarity_maps=query.similarity_maps,
             include_proposals=query.proposals,
             partial_answers=query.partial_answers,
+            find_box=query.find_box,
         ),
     )
     if isinstance(query.support, str):

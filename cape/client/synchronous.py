@@ -136,10 +136,11 @@ class Client:
         similarity_maps: bool = False,
         proposals: bool = False,
         normalized: bool = False,
+        find_box: bool = False,
         **call: Unpack[CallOptions],
     ) -> PoseEstimate:
         """Finds the keypoints of a support in an image; the arguments are those of `Query`."""
-        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized)
+        query = Query(image, support, boxes, model, similarity_maps, proposals, normalized, find_box=find_box)
         return messages.pose_estimate(self._call(self._pose.EstimatePose, messages.estimate_request(query), call))
 
     def estimate_batch(self, queries: Iterable[Query], **call: Unpack[CallOptions]) -> list[PoseEstimate | CapeError]:

@@ -30,7 +30,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61pe/v1/pose_service.proto\x12\x07\x63\x61pe.v1\x1a\x13\x63\x61pe/v1/image.proto\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x15\x63\x61pe/v1/support.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xe8\x01\n\x13\x45stimatePoseRequest\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.cape.v1.Image\x12#\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x14.cape.v1.BoundingBox\x12\x11\n\x07support\x18\x03 \x01(\tH\x00\x12*\n\x0einline_support\x18\x04 \x01(\x0b\x32\x10.cape.v1.SupportH\x00\x12\r\n\x05model\x18\x05 \x01(\t\x12-\n\x07options\x18\x06 \x01(\x0b\x32\x1c.cape.v1.EstimatePoseOptionsB\x10\n\x0esupport_source\"\xf0\x01\n\x13\x45stimatePoseOptions\x12\x32\n\x10\x63oordinate_space\x18\x01 \x01(\x0e\x32\x18.cape.v1.CoordinateSpace\x12\x1f\n\x17include_similarity_maps\x18\x02 \x01(\x08\x12\x19\n\x11include_proposals\x18\x03 \x01(\x08\x12\x17\n\x0fpartial_answers\x18\x04 \x01(\x08\x12#\n\x08priority\x18\x05 \x01(\x0e\x32\x11.cape.v1.Priority\x12+\n\tbox_space\x18\x06 \x01(\x0e\x32\x18.cape.v1.CoordinateSpace\"\xb2\x01\n\x14\x45stimatePoseResponse\x12(\n\tinstances\x18\x01 \x03(\x0b\x32\x15.cape.v1.PoseInstance\x12\'\n\nprovenance\x18\x02 \x01(\x0b\x32\x13.cape.v1.Provenance\x12\x1f\n\x06timing\x18\x03 \x01(\x0b\x32\x0f.cape.v1.Timing\x12&\n\nimage_size\x18\x04 \x01(\x0b\x32\x12.cape.v1.ImageSize\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"{\n\x0cPoseInstance\x12!\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x14.cape.v1.BoundingBox\x12$\n\tkeypoints\x18\x02 \x03(\x0b\x32\x11.cape.v1.Keypoint\x12\"\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x14.cape.v1.BoundingBox\"\xb7\x01\n\x08Keypoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x0f\n\x07located\x18\x05 \x01(\x08\x12 \n\x08proposal\x18\x06 \x01(\x0b\x32\x0e.cape.v1.Point\x12.\n\x0esimilarity_map\x18\x07 \x01(\x0b\x32\x16.cape.v1.SimilarityMap\x12\x15\n\routside_image\x18\x08 \x01(\x08\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\">\n\rSimilarityMap\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x03(\x02\"\x9c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12%\n\nmodalities\x18\x03 \x03(\x0e\x32\x11.cape.v1.Modality\x12\x19\n\x11support_cache_hit\x18\x04 \x01(\x08\x12\r\n\x05texts\x18\x05 \x01(\x05\x12\x17\n\x0ftext_cache_hits\x18\x06 \x01(\x05\"\xb8\x02\n\x06Timing\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prepare\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07support\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x62\x61\x63kbone\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x63oder\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x18\x42\x61tchEstimatePoseRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.cape.v1.EstimatePoseRequest\"I\n\x19\x42\x61tchEstimatePoseResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.cape.v1.EstimatePoseResult\"v\n\x12\x45stimatePoseResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.cape.v1.EstimatePoseResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"^\n\x19StreamEstimatePoseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.cape.v1.EstimatePoseRequest\"n\n\x1aStreamEstimatePoseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x1b.cape.v1.EstimatePoseResult\x12\x0f\n\x07partial\x18\x03 \x01(\x08*q\n\x0f\x43oordinateSpace\x12 \n\x1c\x43OORDINATE_SPACE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43OORDINATE_SPACE_PIXELS\x10\x01\x12\x1f\n\x1b\x43OORDINATE_SPACE_NORMALIZED\x10\x02*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xd1\x03\n\x0bPoseService\x12\xbc\x01\n\x0c\x45stimatePose\x12\x1c.cape.v1.EstimatePoseRequest\x1a\x1d.cape.v1.EstimatePoseResponse\"o\x82\xd3\xe4\x93\x02i\"\x10/v1:estimatePose:\x01*Z*\"%/v1/{support=supports/*}:estimatePose:\x01*Z&\"!/v1/{model=models/*}:estimatePose:\x01*\x12|\n\x11\x42\x61tchEstimatePose\x12!.cape.v1.BatchEstimatePoseRequest\x1a\".cape.v1.BatchEstimatePoseResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1:batchEstimatePose:\x01*\x12\x84\x01\n\x12StreamEstimatePose\x12\".cape.v1.StreamEstimatePoseRequest\x1a#.cape.v1.StreamEstimatePoseResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1:streamEstimatePose:\x01*(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61pe/v1/pose_service.proto\x12\x07\x63\x61pe.v1\x1a\x13\x63\x61pe/v1/image.proto\x1a\x16\x63\x61pe/v1/modality.proto\x1a\x15\x63\x61pe/v1/support.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xe8\x01\n\x13\x45stimatePoseRequest\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.cape.v1.Image\x12#\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x14.cape.v1.BoundingBox\x12\x11\n\x07support\x18\x03 \x01(\tH\x00\x12*\n\x0einline_support\x18\x04 \x01(\x0b\x32\x10.cape.v1.SupportH\x00\x12\r\n\x05model\x18\x05 \x01(\t\x12-\n\x07options\x18\x06 \x01(\x0b\x32\x1c.cape.v1.EstimatePoseOptionsB\x10\n\x0esupport_source\"\x82\x02\n\x13\x45stimatePoseOptions\x12\x32\n\x10\x63oordinate_space\x18\x01 \x01(\x0e\x32\x18.cape.v1.CoordinateSpace\x12\x1f\n\x17include_similarity_maps\x18\x02 \x01(\x08\x12\x19\n\x11include_proposals\x18\x03 \x01(\x08\x12\x17\n\x0fpartial_answers\x18\x04 \x01(\x08\x12#\n\x08priority\x18\x05 \x01(\x0e\x32\x11.cape.v1.Priority\x12+\n\tbox_space\x18\x06 \x01(\x0e\x32\x18.cape.v1.CoordinateSpace\x12\x10\n\x08\x66ind_box\x18\x07 \x01(\x08\"\xb2\x01\n\x14\x45stimatePoseResponse\x12(\n\tinstances\x18\x01 \x03(\x0b\x32\x15.cape.v1.PoseInstance\x12\'\n\nprovenance\x18\x02 \x01(\x0b\x32\x13.cape.v1.Provenance\x12\x1f\n\x06timing\x18\x03 \x01(\x0b\x32\x0f.cape.v1.Timing\x12&\n\nimage_size\x18\x04 \x01(\x0b\x32\x12.cape.v1.ImageSize\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"\xa6\x01\n\x0cPoseInstance\x12!\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x14.cape.v1.BoundingBox\x12$\n\tkeypoints\x18\x02 \x03(\x0b\x32\x11.cape.v1.Keypoint\x12\"\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x14.cape.v1.BoundingBox\x12\x11\n\tbox_found\x18\x04 \x01(\x08\x12\x16\n\x0e\x62ox_confidence\x18\x05 \x01(\x02\"\xb7\x01\n\x08Keypoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x0f\n\x07located\x18\x05 \x01(\x08\x12 \n\x08proposal\x18\x06 \x01(\x0b\x32\x0e.cape.v1.Point\x12.\n\x0esimilarity_map\x18\x07 \x01(\x0b\x32\x16.cape.v1.SimilarityMap\x12\x15\n\routside_image\x18\x08 \x01(\x08\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\">\n\rSimilarityMap\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x03(\x02\"\x9c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12%\n\nmodalities\x18\x03 \x03(\x0e\x32\x11.cape.v1.Modality\x12\x19\n\x11support_cache_hit\x18\x04 \x01(\x08\x12\r\n\x05texts\x18\x05 \x01(\x05\x12\x17\n\x0ftext_cache_hits\x18\x06 \x01(\x05\"\xb8\x02\n\x06Timing\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prepare\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07support\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x62\x61\x63kbone\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x63oder\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x18\x42\x61tchEstimatePoseRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.cape.v1.EstimatePoseRequest\"I\n\x19\x42\x61tchEstimatePoseResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.cape.v1.EstimatePoseResult\"v\n\x12\x45stimatePoseResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.cape.v1.EstimatePoseResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"^\n\x19StreamEstimatePoseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.cape.v1.EstimatePoseRequest\"n\n\x1aStreamEstimatePoseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x1b.cape.v1.EstimatePoseResult\x12\x0f\n\x07partial\x18\x03 \x01(\x08*q\n\x0f\x43oordinateSpace\x12 \n\x1c\x43OORDINATE_SPACE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43OORDINATE_SPACE_PIXELS\x10\x01\x12\x1f\n\x1b\x43OORDINATE_SPACE_NORMALIZED\x10\x02*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xd1\x03\n\x0bPoseService\x12\xbc\x01\n\x0c\x45stimatePose\x12\x1c.cape.v1.EstimatePoseRequest\x1a\x1d.cape.v1.EstimatePoseResponse\"o\x82\xd3\xe4\x93\x02i\"\x10/v1:estimatePose:\x01*Z*\"%/v1/{support=supports/*}:estimatePose:\x01*Z&\"!/v1/{model=models/*}:estimatePose:\x01*\x12|\n\x11\x42\x61tchEstimatePose\x12!.cape.v1.BatchEstimatePoseRequest\x1a\".cape.v1.BatchEstimatePoseResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1:batchEstimatePose:\x01*\x12\x84\x01\n\x12StreamEstimatePose\x12\".cape.v1.StreamEstimatePoseRequest\x1a#.cape.v1.StreamEstimatePoseResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1:streamEstimatePose:\x01*(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,40 +43,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSESERVICE'].methods_by_name['BatchEstimatePose']._serialized_options = b'\202\323\344\223\002\032\"\025/v1:batchEstimatePose:\001*'
   _globals['_POSESERVICE'].methods_by_name['StreamEstimatePose']._loaded_options = None
   _globals['_POSESERVICE'].methods_by_name['StreamEstimatePose']._serialized_options = b'\202\323\344\223\002\033\"\026/v1:streamEstimatePose:\001*'
-  _globals['_COORDINATESPACE']._serialized_start=2256
-  _globals['_COORDINATESPACE']._serialized_end=2369
-  _globals['_PRIORITY']._serialized_start=2371
-  _globals['_PRIORITY']._serialized_end=2452
+  _globals['_COORDINATESPACE']._serialized_start=2318
+  _globals['_COORDINATESPACE']._serialized_end=2431
+  _globals['_PRIORITY']._serialized_start=2433
+  _globals['_PRIORITY']._serialized_end=2514
   _globals['_ESTIMATEPOSEREQUEST']._serialized_start=195
   _globals['_ESTIMATEPOSEREQUEST']._serialized_end=427
   _globals['_ESTIMATEPOSEOPTIONS']._serialized_start=430
-  _globals['_ESTIMATEPOSEOPTIONS']._serialized_end=670
-  _globals['_ESTIMATEPOSERESPONSE']._serialized_start=673
-  _globals['_ESTIMATEPOSERESPONSE']._serialized_end=851
-  _globals['_IMAGESIZE']._serialized_start=853
-  _globals['_IMAGESIZE']._serialized_end=895
-  _globals['_POSEINSTANCE']._serialized_start=897
-  _globals['_POSEINSTANCE']._serialized_end=1020
-  _globals['_KEYPOINT']._serialized_start=1023
-  _globals['_KEYPOINT']._serialized_end=1206
-  _globals['_POINT']._serialized_start=1208
-  _globals['_POINT']._serialized_end=1237
-  _globals['_SIMILARITYMAP']._serialized_start=1239
-  _globals['_SIMILARITYMAP']._serialized_end=1301
-  _globals['_PROVENANCE']._serialized_start=1304
-  _globals['_PROVENANCE']._serialized_end=1460
-  _globals['_TIMING']._serialized_start=1463
-  _globals['_TIMING']._serialized_end=1775
-  _globals['_BATCHESTIMATEPOSEREQUEST']._serialized_start=1777
-  _globals['_BATCHESTIMATEPOSEREQUEST']._serialized_end=1851
-  _globals['_BATCHESTIMATEPOSERESPONSE']._serialized_start=1853
-  _globals['_BATCHESTIMATEPOSERESPONSE']._serialized_end=1926
-  _globals['_ESTIMATEPOSERESULT']._serialized_start=1928
-  _globals['_ESTIMATEPOSERESULT']._serialized_end=2046
-  _globals['_STREAMESTIMATEPOSEREQUEST']._serialized_start=2048
-  _globals['_STREAMESTIMATEPOSEREQUEST']._serialized_end=2142
-  _globals['_STREAMESTIMATEPOSERESPONSE']._serialized_start=2144
-  _globals['_STREAMESTIMATEPOSERESPONSE']._serialized_end=2254
-  _globals['_POSESERVICE']._serialized_start=2455
-  _globals['_POSESERVICE']._serialized_end=2920
+  _globals['_ESTIMATEPOSEOPTIONS']._serialized_end=688
+  _globals['_ESTIMATEPOSERESPONSE']._serialized_start=691
+  _globals['_ESTIMATEPOSERESPONSE']._serialized_end=869
+  _globals['_IMAGESIZE']._serialized_start=871
+  _globals['_IMAGESIZE']._serialized_end=913
+  _globals['_POSEINSTANCE']._serialized_start=916
+  _globals['_POSEINSTANCE']._serialized_end=1082
+  _globals['_KEYPOINT']._serialized_start=1085
+  _globals['_KEYPOINT']._serialized_end=1268
+  _globals['_POINT']._serialized_start=1270
+  _globals['_POINT']._serialized_end=1299
+  _globals['_SIMILARITYMAP']._serialized_start=1301
+  _globals['_SIMILARITYMAP']._serialized_end=1363
+  _globals['_PROVENANCE']._serialized_start=1366
+  _globals['_PROVENANCE']._serialized_end=1522
+  _globals['_TIMING']._serialized_start=1525
+  _globals['_TIMING']._serialized_end=1837
+  _globals['_BATCHESTIMATEPOSEREQUEST']._serialized_start=1839
+  _globals['_BATCHESTIMATEPOSEREQUEST']._serialized_end=1913
+  _globals['_BATCHESTIMATEPOSERESPONSE']._serialized_start=1915
+  _globals['_BATCHESTIMATEPOSERESPONSE']._serialized_end=1988
+  _globals['_ESTIMATEPOSERESULT']._serialized_start=1990
+  _globals['_ESTIMATEPOSERESULT']._serialized_end=2108
+  _globals['_STREAMESTIMATEPOSEREQUEST']._serialized_start=2110
+  _globals['_STREAMESTIMATEPOSEREQUEST']._serialized_end=2204
+  _globals['_STREAMESTIMATEPOSERESPONSE']._serialized_start=2206
+  _globals['_STREAMESTIMATEPOSERESPONSE']._serialized_end=2316
+  _globals['_POSESERVICE']._serialized_start=2517
+  _globals['_POSESERVICE']._serialized_end=2982
 # @@protoc_insertion_point(module_scope)

@@ -128,6 +128,7 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     PARTIAL_ANSWERS_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     BOX_SPACE_FIELD_NUMBER: builtins.int
+    FIND_BOX_FIELD_NUMBER: builtins.int
     coordinate_space: Global___CoordinateSpace.ValueType
     """Space of the answer's keypoints and proposals."""
     include_similarity_maps: builtins.bool
@@ -142,6 +143,11 @@ class EstimatePoseOptions(google.protobuf.message.Message):
     """Priority of the request."""
     box_space: Global___CoordinateSpace.ValueType
     """Space of the request's boxes. NORMALIZED: fractions of the upright image's width and height."""
+    find_box: builtins.bool
+    """Without boxes: look for the object in the image first, and answer the box that was found, at the cost of several
+    passes. Otherwise the whole image is looked into, which fails where the object is small. One object is looked for.
+    Ignored with boxes, and by language models (capellm).
+    """
     def __init__(
         self,
         *,
@@ -151,8 +157,9 @@ class EstimatePoseOptions(google.protobuf.message.Message):
         partial_answers: builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
         box_space: Global___CoordinateSpace.ValueType = ...,
+        find_box: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["box_space", b"box_space", "coordinate_space", b"coordinate_space", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers", "priority", b"priority"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["box_space", b"box_space", "coordinate_space", b"coordinate_space", "find_box", b"find_box", "include_proposals", b"include_proposals", "include_similarity_maps", b"include_similarity_maps", "partial_answers", b"partial_answers", "priority", b"priority"]) -> None: ...
 
 Global___EstimatePoseOptions: typing_extensions.TypeAlias = EstimatePoseOptions
 
@@ -224,6 +231,14 @@ class PoseInstance(google.protobuf.message.Message):
     BOX_FIELD_NUMBER: builtins.int
     KEYPOINTS_FIELD_NUMBER: builtins.int
     CROP_FIELD_NUMBER: builtins.int
+    BOX_FOUND_FIELD_NUMBER: builtins.int
+    BOX_CONFIDENCE_FIELD_NUMBER: builtins.int
+    box_found: builtins.bool
+    """The box was found by the service, as find_box asks for; it may be the whole image."""
+    box_confidence: builtins.float
+    """With box_found: how sure that is, 0 to 1. The mean confidence of the keypoints, weighted by how far two
+    passes over different crops agree on where they are.
+    """
     @property
     def box(self) -> cape.v1.image_pb2.BoundingBox:
         """The box that was looked into, in pixels."""
@@ -244,9 +259,11 @@ class PoseInstance(google.protobuf.message.Message):
         box: cape.v1.image_pb2.BoundingBox | None = ...,
         keypoints: collections.abc.Iterable[Global___Keypoint] | None = ...,
         crop: cape.v1.image_pb2.BoundingBox | None = ...,
+        box_found: builtins.bool = ...,
+        box_confidence: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["box", b"box", "crop", b"crop"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["box", b"box", "crop", b"crop", "keypoints", b"keypoints"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["box", b"box", "box_confidence", b"box_confidence", "box_found", b"box_found", "crop", b"crop", "keypoints", b"keypoints"]) -> None: ...
 
 Global___PoseInstance: typing_extensions.TypeAlias = PoseInstance
 

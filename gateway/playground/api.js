@@ -64,7 +64,7 @@ export async function createSupport(message, image) {
 }
 
 export async function estimate({ image, support, supportImage, boxes, model, maps, signal }) {
-  const request = { inlineSupport: support, boxes, model, options: { includeSimilarityMaps: maps } };
+  const request = { inlineSupport: support, boxes, model, options: { includeSimilarityMaps: maps, findBox: !boxes.length } };
   const form = new FormData();
   form.append("request", JSON.stringify(request));
   form.append("image", image, image.name || "query");

@@ -28,6 +28,7 @@ from service.pipelines.answers import (
 )
 from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
 from service.pipelines.deadlines import due
+from service.pipelines.found_box import find_box
 from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box
@@ -127,7 +128,35 @@ class Estimation:
         partial: Partial | None = None,
         room: AnswerRoom | None = None,
     ) -> pose_service_pb2.EstimatePoseResponse:
-        """Answers one query.
+        """Answers one query, for which the object's box is found first where the request asks for that.
+
+        Arguments and errors are those of `answer_boxes`.
+        """
+        options = request.options
+        searches = options.find_box and not request.boxes and self._pipelines[self._system(request.model)].has_maps
+        if not searches:
+            return await self.answer_boxes(request, deadline, partial, room)
+        started = asyncio.get_running_loop().time()
+        with span("find_box"):
+            found = await find_box(request, lambda query: self.answer_boxes(query, deadline))
+        query = pose_service_pb2.EstimatePoseRequest()
+        query.CopyFrom(request)
+        query.options.box_space = pose_service_pb2.COORDINATE_SPACE_PIXELS
+        query.boxes.append(found.box)
+        response = await self.answer_boxes(query, deadline, partial, room)
+        response.instances[0].box_found = True
+        response.instances[0].box_confidence = found.confidence
+        response.timing.total.CopyFrom(duration(asyncio.get_running_loop().time() - started))
+        return response
+
+    async def answer_boxes(
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        deadline: float | None,
+        partial: Partial | None = None,
+        room: AnswerRoom | None = None,
+    ) -> pose_service_pb2.EstimatePoseResponse:
+        """Answers one query: the keypoints in each of its boxes, or in the whole image.
 
         Args:
             request: from a caller, unchecked.

@@ -1,6 +1,6 @@
-"""Logs: lines for people, or one JSON object a line for machines; either says which request a line is about.
+"""Logs: one line of text or one JSON object per record, with the id of the request that it belongs to.
 
-A record may bring fields of its own for the JSON object: `logger.info(…, extra={"fields": {…}})`.
+A record may have fields of its own for the JSON object: `logger.info(…, extra={"fields": {…}})`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from cape.terminal import printable
 from service.telemetry.request_context import current_request
 
 
 class TextFormatter(logging.Formatter):
-    """A record as a line for people, the request's id at its end."""
+    """A record as one line of text with the request's id at its end. Control characters are escaped."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -23,6 +24,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See `logging.Formatter.formatMessage`."""
         request = current_request()
+        record.message = printable(record.message)
         line = super().formatMessage(record)
         return line if request is None else f"{line} [{request.id}]"
 

@@ -171,3 +171,17 @@ def test_a_line_that_is_wrong_ends_the_stream_after_what_came_before(gateway: st
     (kind, first), (failed, problem) = events(answer.body)
     assert (kind, first["requestId"], failed) == ("answer", "0", "problem")
     assert problem["detail"].startswith("item 1: request")
+
+
+def test_a_box_is_found_and_the_answer_says_so(gateway: str, support: str) -> None:
+    parts = {"image": RACCOON, "support": support, "options": '{"findBox": true, "includeSimilarityMaps": true}'}
+    found = form(f"{gateway}/v1:estimatePose", parts)
+    assert found.status == 200, found.body
+    (instance,) = found.json["instances"]
+    assert instance["boxFound"] is True and 0 <= instance["boxConfidence"] <= 1
+    box, size = instance["box"], found.json["imageSize"]
+    assert box["x"] >= 0 and box["x"] + box["width"] <= size["width"] + 0.01
+    assert len(instance["keypoints"][0]["similarityMap"]["values"]) == 256
+    again = form(f"{gateway}/v1:estimatePose", {"image": RACCOON, "support": support, "boxes[0]": json.dumps(box)})
+    assert again.json["instances"][0]["keypoints"][0]["x"] == pytest.approx(instance["keypoints"][0]["x"], abs=0.5)
+    assert again.json["instances"][0]["boxFound"] is False

@@ -194,3 +194,10 @@ def test_a_bad_file_is_named_in_a_line_that_holds_nothing_of_it(tmp_path: Path, 
         read_tokens(path)
     assert "\n" not in str(caught.value)
     assert "cape_secret" not in str(caught.value)
+
+
+def test_a_date_that_does_not_exist_is_a_bad_file_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.yaml"
+    path.write_text("tokens:\n- {id: 00000000, tenant: acme, expires: 2027-13-01T00:00:00Z}\n")
+    with pytest.raises(TokenFileError, match=r"tokens\.yaml"):
+        read_tokens(path)

@@ -1,0 +1,1 @@
+"""Back ends for labelling tools: Label Studio and CVAT."""
