@@ -16,6 +16,10 @@ BOX_PADDING = 1.25
 """Side of the crop ÷ longer side of the box, as in the published GraphCape and CapeX configurations."""
 
 
+ALIGNED = 1e-4
+"""Pixels by which a crop may miss the grid and still count as on it. No 8-bit pixel shows such rounding of a box."""
+
+
 @dataclass(frozen=True, slots=True)
 class Crop:
     """A square of a photograph, `size` × `size` once resized.
@@ -55,11 +59,23 @@ class Crop:
         Returns:
             RGB, uint8 [size, size, 3].
         """
+        aligned = self._aligned(image)
+        if aligned is not None:
+            return aligned
         scale = self.size / self.side
         # The crop's centre maps to the centre of the square: (x − centre) · scale + size / 2.
         matrix = np.array([[scale, 0.0, -self.left * scale], [0.0, scale, -self.top * scale]], dtype=np.float64)
         warped = cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
         return np.asarray(warped, dtype=np.uint8)
+
+    def _aligned(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+        """The crop as a view, where its pixels are pixels of the image: warping would give the same ones."""
+        left, top = round(self.left), round(self.top)
+        inside = 0 <= left <= image.shape[1] - self.size and 0 <= top <= image.shape[0] - self.size
+        offset = max(abs(self.left - left), abs(self.top - top), abs(self.side - self.size))
+        if not inside or offset > ALIGNED:
+            return None
+        return np.ascontiguousarray(image[top : top + self.size, left : left + self.size])
 
     def to_crop(self, points: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Maps points [..., 2] from pixels of the photograph to the crop, 0–1."""

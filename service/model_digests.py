@@ -44,6 +44,8 @@ def _expected(repository: Path, manifest: Manifest, graphs: bool) -> Iterator[tu
     if graphs:
         for name, component in manifest.components.items():
             yield repository / name / MODEL_FILE, component.sha256
+            for variant in component.variants.values():
+                yield repository / name / variant.file, variant.sha256
     for system in manifest.systems.values():
         if isinstance(system, LanguageSystemManifest):
             yield repository / system.tokenizer, system.tokenizer_sha256

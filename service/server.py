@@ -27,6 +27,7 @@ from service.engines.base import Engine
 from service.errors import StartError
 from service.grpc_options import server_options
 from service.handlers.interceptor import CallInterceptor
+from service.handlers.message_memory import MessageMemory
 from service.handlers.models import ModelService
 from service.handlers.pose import PoseService
 from service.handlers.reflection import add_reflection
@@ -140,7 +141,12 @@ async def running_server(
             _start_metrics(settings, application, stack)
         shutdown = Shutdown()
         calls = CallInterceptor(
-            application.metrics, settings.max_in_flight, shutdown, tracer, logged_share=settings.logged_calls
+            application.metrics,
+            settings.max_in_flight,
+            shutdown,
+            tracer,
+            memory=MessageMemory(settings.message_memory_bytes, settings.max_message_bytes),
+            logged_share=settings.logged_calls,
         )
         streams = StreamLimitInterceptor()
         access = access_of(settings, application.metrics)

@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         ge=1024,
         description="Largest request; larger ones gRPC refuses unread (RESOURCE_EXHAUSTED).",
     )
+    message_memory_bytes: ByteSize = Field(
+        ByteSize(1024 * MIB),
+        ge=1024,
+        description="Memory for request messages; calls beyond it wait before they are read.",
+    )
     max_answer_bytes: ByteSize = Field(
         ByteSize(32 * MIB),
         ge=1024,

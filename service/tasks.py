@@ -31,9 +31,12 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, Item]]) -> list[Item]:
     Raises:
         The first error of any, bare, once the others are cancelled and gone.
     """
+    waiting = list(coroutines)
+    if len(waiting) == 1:
+        return [await waiting[0]]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+            tasks = [group.create_task(coroutine) for coroutine in waiting]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]

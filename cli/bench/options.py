@@ -42,7 +42,7 @@ def serves(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the server settings that affect speed; the command gets those that were given as `settings`."""
 
     @click.option("--engine", type=click.Choice(["auto", "onnxruntime", "openvino"]), help="[default: auto]")
-    @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of engine openvino.")
+    @click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the arithmetic.")
     @click.option("--provider", help="ONNX Runtime execution provider.  [default: the best that is installed]")
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: one per CPU]")
     @functools.wraps(command)

@@ -24,6 +24,7 @@ from service.errors import (
     ServiceError,
 )
 from service.handlers.error_statuses import grpc_code, status_of
+from service.handlers.message_memory import HeldMessage, MessageMemory
 from service.handlers.request_ids import request_id_metadata, with_request_id
 from service.pipelines.deadlines import Context
 from service.shutdown import Shutdown
@@ -57,6 +58,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         shutdown: Shutdown,
         tracer: Tracer | None = None,
         *,
+        memory: MessageMemory | None = None,
         logged_share: float = 1.0,
     ) -> None:
         """Starts without calls.
@@ -66,6 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             max_in_flight: most calls with one answer at a time, and most streams.
             shutdown: refuses calls once it has begun, and waits for those that run.
             tracer: records spans; None where traces are off.
+            memory: bounds the request messages that calls hold; None: unbounded.
             logged_share: share of the successful calls that are logged at INFO, 0–1; failed ones always are.
         """
         self._logged_share = logged_share
@@ -74,6 +77,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._audit = Audit()
         self._max_in_flight = max_in_flight
+        self._memory = memory
         self._in_flight = {False: 0, True: 0}
         self._typical_seconds = 0.1
 
@@ -93,13 +97,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behaviour = handler.stream_stream if streams else handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         caller = current_caller()
+        held = None if streams or self._memory is None else await self._memory.admit()
         return make(
-            with_request_id(self._guarded(behaviour, method, streams, caller), path, self._tracer),
-            request_deserializer=_checked(handler.request_deserializer, caller.quota.max_message_bytes),
+            with_request_id(self._guarded(behaviour, method, streams, caller, held), path, self._tracer),
+            request_deserializer=_checked(handler.request_deserializer, caller.quota.max_message_bytes, held),
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, behaviour: Behaviour, method: str, streams: bool, caller: Caller) -> Behaviour:
+    def _guarded(
+        self, behaviour: Behaviour, method: str, streams: bool, caller: Caller, held: HeldMessage | None
+    ) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             started = time.perf_counter()
             code, message = grpc.StatusCode.OK, ""
@@ -141,6 +148,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 seconds = time.perf_counter() - started
                 if not streams and code is grpc.StatusCode.OK:
                     self._typical_seconds += SMOOTHING * (seconds - self._typical_seconds)
+                if held is not None:
+                    held.release()
                 self._in_flight[streams] -= 1
                 self._shutdown.call_ended()
                 request_context = current_request()
@@ -171,13 +180,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         logger.log(level, "%s %s %.1f ms%s", method, code.name, seconds * 1e3, text, extra={"fields": fields})
 
 
-def _checked(deserialize: Callable[[bytes], Any], max_bytes: int | None) -> Callable[[bytes], Any]:
+def _checked(
+    deserialize: Callable[[bytes], Any], max_bytes: int | None, held: HeldMessage | None = None
+) -> Callable[[bytes], Any]:
     """A deserializer that returns an error for bytes that are not a message; gRPC would answer INTERNAL.
 
     Messages of more than `max_bytes` become an error without being parsed.
     """
 
     def deserialized(data: bytes) -> Any:
+        if held is not None:
+            held.arrived(len(data))
         if max_bytes is not None and len(data) > max_bytes:
             return MessageSizeError(f"a message of {len(data):,} bytes; this token allows {max_bytes:,}")
         try:

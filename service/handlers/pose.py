@@ -11,8 +11,9 @@ from service.access.callers import current_caller
 from service.batching.fairness import Priority, Work, working_for
 from service.errors import CallerLimitError, InvalidFieldError, ServiceError, UnavailableError
 from service.handlers.error_statuses import grpc_code, status_of
+from service.pipelines.answers import AnswerRoom
 from service.pipelines.deadlines import Context, call_deadline, deadline_of
-from service.pipelines.query import AnswerRoom, Estimation, Partial
+from service.pipelines.query import Estimation, Partial
 from service.shutdown import SHUTTING_DOWN, Shutdown
 from service.tasks import all_of, together
 from service.telemetry.call_facts import item_failed

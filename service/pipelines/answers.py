@@ -11,7 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from cape.geometry import Crop
 from cape.support import Modality
 from cape.v1 import image_pb2, modality_pb2, pose_service_pb2
-from service.pipelines.base import Estimate, SupportTrace
+from service.errors import InvalidFieldError
+from service.pipelines.base import Estimate, Estimates, PartialEstimate, SupportTrace
 
 MODEL_PREFIX = "models/"
 
@@ -89,3 +90,75 @@ def duration(seconds: float) -> Duration:
     message = Duration()
     message.FromNanoseconds(round(seconds * 1e9))
     return message
+
+
+class AnswerRoom:
+    """Bytes that the answers in one message may take together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Starts with all of `max_bytes` free."""
+        self._max_bytes = max_bytes
+        self._free = max_bytes
+
+    def take(self, size: int) -> None:
+        """Reserves room for an answer of at most `size` bytes, before it is computed.
+
+        Raises:
+            InvalidFieldError: field 'boxes', the message would become too large.
+        """
+        if size > self._free:
+            raise InvalidFieldError(
+                "boxes",
+                f"an answer of up to {size:,} bytes, with {self._free:,} of {self._max_bytes:,} left in the message; "
+                "ask for fewer boxes, fewer items or no similarity maps",
+            )
+        self._free -= size
+
+
+class AnswerWriter:
+    """Writes estimates as messages, in the coordinate space that a request asks for."""
+
+    def __init__(
+        self,
+        request: pose_service_pb2.EstimatePoseRequest,
+        names: Sequence[str],
+        crops: Sequence[Crop],
+        width: int,
+        height: int,
+    ) -> None:
+        """Takes the request, names of the K keypoints, one crop per box, and the size of the upright image."""
+        whole = image_pb2.BoundingBox(x=0, y=0, width=width, height=height)
+        self._boxes = pixel_boxes(request, width, height) or [whole]
+        self._size = width, height
+        self._names = names
+        self._crops = crops
+        normalized = request.options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
+        self._scale = 1 / np.array([width, height]) if normalized else np.ones(2)
+
+    def instances(self, estimates: Estimates) -> list[pose_service_pb2.PoseInstance]:
+        """All keypoints of every box."""
+        return [
+            pose_instance(self._names, crop, estimate, box, self._scale, self._size)
+            for crop, estimate, box in zip(self._crops, estimates.estimates, self._boxes, strict=True)
+        ]
+
+    def partial_instances(self, some: Sequence[PartialEstimate]) -> list[pose_service_pb2.PoseInstance]:
+        """Some keypoints, of every box those that are there."""
+        instances = [pose_service_pb2.PoseInstance(box=box) for box in self._boxes]
+        for part in some:
+            names = [self._names[index] for index in part.keypoints]
+            crop, box = self._crops[part.crop], self._boxes[part.crop]
+            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale, self._size)
+        return instances
+
+
+def pixel_boxes(
+    request: pose_service_pb2.EstimatePoseRequest, width: int, height: int
+) -> Sequence[image_pb2.BoundingBox]:
+    """The boxes of a request in pixels of an image of `width` × `height`."""
+    if request.options.box_space != pose_service_pb2.COORDINATE_SPACE_NORMALIZED:
+        return request.boxes
+    return [
+        image_pb2.BoundingBox(x=box.x * width, y=box.y * height, width=box.width * width, height=box.height * height)
+        for box in request.boxes
+    ]

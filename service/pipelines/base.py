@@ -135,6 +135,9 @@ class Pipeline(Protocol[Support, Query]):
             ServiceError: whatever else is wrong with the support.
         """
 
+    def has_tokens(self, system: str, source: SupportSource) -> bool:
+        """Whether `support_tokens` would find them in the cache."""
+
     async def start_query(
         self, system: str, source: SupportSource, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
     ) -> Query:

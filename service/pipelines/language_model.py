@@ -120,6 +120,10 @@ class LanguageEstimator:
         """See `service.pipelines.base.Pipeline.support_tokens`."""
         return await self._prompts.get(system, source, deadline)
 
+    def has_tokens(self, system: str, source: SupportSource) -> bool:
+        """See `service.pipelines.base.Pipeline.has_tokens`."""
+        return self._prompts.has(system, source)
+
     async def start_query(
         self, system: str, source: SupportSource, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
     ) -> ImageTokens:

@@ -139,6 +139,10 @@ class SupportPrompts:
         self._versions = versions
         self._cache = cache
 
+    def has(self, system: str, source: SupportSource) -> bool:
+        """Whether the prompts of a support are cached."""
+        return (source.definition.key, self._versions[system]) in self._cache
+
     async def get(
         self, system: str, source: SupportSource, deadline: float | None = None
     ) -> tuple[WrittenPrompts, SupportTrace]:

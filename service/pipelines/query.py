@@ -13,12 +13,19 @@ import numpy as np
 
 from cape.geometry import Crop
 from cape.manifest import Manifest
-from cape.v1 import image_pb2, pose_service_pb2
+from cape.v1 import pose_service_pb2
 from service.access.callers import current_caller
 from service.decoding import DecodePool
 from service.errors import InvalidFieldError, NotFoundError, QueueFullError
 from service.images import ImageLimits, check_image, open_image
-from service.pipelines.answers import MODEL_PREFIX, duration, pose_instance, provenance
+from service.pipelines.answers import (
+    MODEL_PREFIX,
+    AnswerRoom,
+    AnswerWriter,
+    duration,
+    pixel_boxes,
+    provenance,
+)
 from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
 from service.pipelines.deadlines import due
 from service.pipelines.found_box import find_box
@@ -30,6 +37,9 @@ from service.telemetry.call_facts import query_answered
 from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor
 from service.telemetry.spans import describe_span, record_span, span
+
+MAX_RAW_IN_LOOP = 2**19
+"""Bytes of bare pixels that are cropped in the event loop, in less than a millisecond: a thread would cost as much."""
 
 KEYPOINT_BYTES, MAP_BYTES, INSTANCE_BYTES = 64, 32, 96
 """Upper bounds of what protobuf takes for a keypoint without its name, a map without its values, and two boxes."""
@@ -63,29 +73,6 @@ class _Query:
     features: StartedQuery
     decode: float
     prepare: float
-
-
-class AnswerRoom:
-    """Bytes that the answers in one message may take together."""
-
-    def __init__(self, max_bytes: int) -> None:
-        """Starts with all of `max_bytes` free."""
-        self._max_bytes = max_bytes
-        self._free = max_bytes
-
-    def take(self, size: int) -> None:
-        """Reserves room for an answer of at most `size` bytes, before it is computed.
-
-        Raises:
-            InvalidFieldError: field 'boxes', the message would become too large.
-        """
-        if size > self._free:
-            raise InvalidFieldError(
-                "boxes",
-                f"an answer of up to {size:,} bytes, with {self._free:,} of {self._max_bytes:,} left in the message; "
-                "ask for fewer boxes, fewer items or no similarity maps",
-            )
-        self._free -= size
 
 
 class Estimation:
@@ -190,10 +177,15 @@ class Estimation:
             _check_options(request.options, system, pipeline, streams=partial is not None)
             source = await self._source(request, deadline or started + self._lookup_seconds)
             (room or self.answer_room()).take(self._answer_bytes(request, system, source))
-            (support, trace, support_seconds), query = await together(
-                self._support(system, source, deadline), self._query(system, source, request, deadline)
-            )
-            writer = _Writer(request, source, query)
+            if pipeline.has_tokens(system, source):
+                # Nothing to wait for: no tasks of their own.
+                support, trace, support_seconds = await self._support(system, source, deadline)
+                query = await self._query(system, source, request, deadline)
+            else:
+                (support, trace, support_seconds), query = await together(
+                    self._support(system, source, deadline), self._query(system, source, request, deadline)
+                )
+            writer = AnswerWriter(request, source.definition.keypoint_names, query.crops, query.width, query.height)
 
             def found(some: Sequence[PartialEstimate]) -> None:
                 assert partial is not None
@@ -281,7 +273,7 @@ class Estimation:
 
     async def _written(
         self,
-        writer: _Writer,
+        writer: AnswerWriter,
         estimates: Estimates,
         keypoints: int,
         options: pose_service_pb2.EstimatePoseOptions,
@@ -327,7 +319,7 @@ class Estimation:
             with _field("image"):
                 image = open_image(request.image, self._limits)
             try:
-                boxes = _pixel_boxes(request, image.width, image.height)
+                boxes = pixel_boxes(request, image.width, image.height)
                 crops = query_crops(boxes, image, self._manifest)
                 with _field("image"):
                     pixels = image.decode(crops)
@@ -336,7 +328,10 @@ class Estimation:
             finally:
                 image.close()
 
-        height, width, crops, pixels, decoded = await self._decoded(decode_and_crop)
+        if len(request.image.raw.rgb) in range(1, MAX_RAW_IN_LOOP) and len(request.boxes) <= 1:
+            height, width, crops, pixels, decoded = decode_and_crop()
+        else:
+            height, width, crops, pixels, decoded = await self._decoded(decode_and_crop)
         prepared = loop.time()
         record_span("decode", prepared - started, decoded - started)
         record_span("prepare", prepared - decoded, prepared - decoded)
@@ -366,35 +361,6 @@ class Estimation:
         raise InvalidFieldError("image.encoded", f"decoding takes longer than {seconds}; send a simpler image")
 
 
-class _Writer:
-    """Puts what is found into the query image's own coordinates, pixels or fractions as asked for."""
-
-    def __init__(self, request: pose_service_pb2.EstimatePoseRequest, source: SupportSource, query: _Query) -> None:
-        whole = image_pb2.BoundingBox(x=0, y=0, width=query.width, height=query.height)
-        self._boxes = _pixel_boxes(request, query.width, query.height) or [whole]
-        self._size = query.width, query.height
-        self._names = source.definition.keypoint_names
-        self._crops = query.crops
-        normalized = request.options.coordinate_space == pose_service_pb2.COORDINATE_SPACE_NORMALIZED
-        self._scale = 1 / np.array([query.width, query.height]) if normalized else np.ones(2)
-
-    def instances(self, estimates: Estimates) -> list[pose_service_pb2.PoseInstance]:
-        """All keypoints of every box."""
-        return [
-            pose_instance(self._names, crop, estimate, box, self._scale, self._size)
-            for crop, estimate, box in zip(self._crops, estimates.estimates, self._boxes, strict=True)
-        ]
-
-    def partial_instances(self, some: Sequence[PartialEstimate]) -> list[pose_service_pb2.PoseInstance]:
-        """Some keypoints, of every box those that are there."""
-        instances = [pose_service_pb2.PoseInstance(box=box) for box in self._boxes]
-        for part in some:
-            names = [self._names[index] for index in part.keypoints]
-            crop, box = self._crops[part.crop], self._boxes[part.crop]
-            instances[part.crop] = pose_instance(names, crop, part.estimate, box, self._scale, self._size)
-        return instances
-
-
 def _check_options(
     options: pose_service_pb2.EstimatePoseOptions, system: str, pipeline: Pipeline[Any, Any], *, streams: bool
 ) -> None:
@@ -414,15 +380,3 @@ def _field(name: str) -> Iterator[None]:
         yield
     except InvalidFieldError as error:
         raise error.within(name) from None
-
-
-def _pixel_boxes(
-    request: pose_service_pb2.EstimatePoseRequest, width: int, height: int
-) -> Sequence[image_pb2.BoundingBox]:
-    """The boxes of a request in pixels of an image of `width` × `height`."""
-    if request.options.box_space != pose_service_pb2.COORDINATE_SPACE_NORMALIZED:
-        return request.boxes
-    return [
-        image_pb2.BoundingBox(x=box.x * width, y=box.y * height, width=box.width * width, height=box.height * height)
-        for box in request.boxes
-    ]

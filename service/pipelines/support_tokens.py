@@ -133,6 +133,10 @@ class PoseEstimator:
         )
         return tokens, SupportTrace(cache_hit=True) if hit else trace
 
+    def has_tokens(self, system: str, source: SupportSource) -> bool:
+        """See `service.pipelines.base.Pipeline.has_tokens`."""
+        return (source.definition.key, self._versions[system]) in self._supports
+
     async def query_features(
         self, system: str, crops: Sequence[npt.NDArray[np.uint8]], deadline: float | None = None
     ) -> QueryFeatures:
@@ -170,7 +174,7 @@ class PoseEstimator:
             DeadlineError, QueueFullError, EngineError: from the runner.
         """
         model = self._runner.query_model(system)
-        if model is not None and (source.definition.key, self._versions[system]) in self._supports:
+        if model is not None and self.has_tokens(system, source):
             return QueryCrops(tuple(crops), model)
         return await self.query_features(system, crops, deadline)
 

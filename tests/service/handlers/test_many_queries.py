@@ -148,8 +148,8 @@ async def test_a_message_that_cannot_be_read_ends_a_stream_once_the_others_are_a
         max_batch_items=1,
         batch_concurrency=1,
         stream_concurrency=16,
-        shutdown=Shutdown(),
         metrics=Metrics(tiny_manifest(), version="1", engine="none"),
+        shutdown=Shutdown(),
     )
 
     async def requests() -> AsyncIterator[Item]:
