@@ -6,7 +6,7 @@
         print(pose.instances[0].names, pose.instances[0].keypoints)
 
 Both have the same methods. Failed calls raise a `CapeError`; images that cannot be read or sent raise OSError or
-ValueError. Calls that find the server unavailable or full are tried again; see `ConnectionOptions`. Timeout, token and
+ValueError. Calls are retried while the server is unavailable or full; see `ConnectionOptions`. Timeout, token and
 attempts can be overridden per call: `client.estimate("query.jpg", support.name, timeout=2)`.
 """
 

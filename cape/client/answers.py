@@ -1,4 +1,4 @@
-"""What is asked and answered, in plain Python and numpy: queries, poses, models, live performance."""
+"""Queries and answers in plain Python and numpy: poses, models, live performance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Query:
         support: name of a registered support, "supports/{id}", or one to send along.
         boxes: the objects in the image, in pixels; None or empty for the whole image.
         model: "models/{system}"; empty for the server's default.
-        similarity_maps: also answer each keypoint's similarity map.
-        proposals: also answer each keypoint's first proposal, before refinement.
-        normalized: answer fractions of the image's width and height instead of pixels.
-        partial_answers: in a stream, answer keypoints as they are found, too, where the model finds them one after the
-            other; see `PoseEstimate.partial`.
-        find_box: without boxes, look for the object in the image first, at the cost of several passes.
+        similarity_maps: also return each keypoint's similarity map.
+        proposals: also return each keypoint's initial proposal, before refinement.
+        normalized: return coordinates as fractions of the image's width and height instead of pixels.
+        partial_answers: in a stream, also return keypoints as they are found, if the model finds them one by one; see
+            `PoseEstimate.partial`.
+        find_box: if there are no boxes, look for the object in the image first, which takes up to about 40 crops.
     """
 
     image: ImageSource
@@ -45,13 +45,13 @@ class PoseInstance:
     """The K keypoints of one object.
 
     Attributes:
-        box: the box that was looked into, in pixels.
+        box: the box that was searched, in pixels.
         names: K names, as in the support.
         keypoints: float32 [K, 2], x and y in pixels of the upright image, or fractions of its size.
         scores: float32 [K], confidence 0–1.
-        located: bool [K], False where the support says nothing of use; position and score are then 0.
-        proposals: float32 [K, 2] like `keypoints`, if asked for; NaN where not located.
-        similarity_maps: float32 [K, h, w] over the box's square crop, if asked for; NaN where not located.
+        located: bool [K], False where the support does not describe the keypoint; position and score are then 0.
+        proposals: float32 [K, 2] like `keypoints`, if requested; NaN where not located.
+        similarity_maps: float32 [K, h, w] over the box's square crop, if requested; NaN where not located.
     """
 
     box: Box
@@ -65,15 +65,15 @@ class PoseInstance:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an answer was made from.
+    """Which model and which inputs produced an answer.
 
     Attributes:
         model: "models/{system}".
         model_version: digest of the exported model.
-        modalities: what of the support was used.
-        support_cache_hit: the support had been encoded before: its images and texts were not read again.
-        texts: texts that were needed to encode the support.
-        text_cache_hits: of those, texts whose embedding was cached.
+        modalities: the support's modalities that were used.
+        support_cache_hit: whether the encoded support came from the cache.
+        texts: number of texts needed to encode the support.
+        text_cache_hits: number of those whose embedding was cached.
     """
 
     model: str
@@ -86,16 +86,16 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time went as the server saw it, in seconds; waiting for other requests is part of each stage.
+    """Time the server spent in each stage, in seconds. A stage includes waiting for other requests.
 
     Attributes:
         total: from the arrival of the request to the answer.
         decode: decoding the query image.
         prepare: cropping and resizing.
-        support: looking up or encoding the support, beside decoding and the backbone pass.
+        support: looking up or encoding the support; runs in parallel with decoding and the backbone pass.
         backbone: backbone pass of the query.
         decoder: pose decoder.
-        queue: of the stages above, waiting for the engine.
+        queue: time in these stages spent waiting for the engine.
     """
 
     total: float
@@ -113,10 +113,10 @@ class PoseEstimate:
 
     Attributes:
         instances: one per box, in the order of the boxes.
-        provenance: what it was made from.
-        timing: where the time went.
-        partial: only in streams, where a query asks for it: the whole answer is still to come. The instances then have
-            the keypoints alone that were found since the last one, and provenance and timing say nothing.
+        provenance: which model and which inputs produced it.
+        timing: time spent in each stage.
+        partial: True for a partial answer of a stream (`Query.partial_answers`); the complete one follows. Its
+            instances hold only the keypoints found since the previous answer, and provenance and timing are empty.
     """
 
     instances: tuple[PoseInstance, ...]
@@ -127,7 +127,7 @@ class PoseEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that a server answers with.
+    """A model that a server serves.
 
     Attributes:
         name: "models/{system}".
@@ -136,12 +136,12 @@ class ModelInfo:
         backbone: image backbone.
         text_encoder: empty when the model reads no text.
         image_size: side of the square crop, in pixels.
-        max_keypoints: most keypoints of a support.
+        max_keypoints: maximum number of keypoints in a support.
         precision: "float32", "float16", "bfloat16" or "int8".
-        required_modalities: what a support must have.
-        optional_modalities: of these a support may lack some, not all.
+        required_modalities: modalities that a support must have.
+        optional_modalities: a support must have at least one of these.
         parity_keypoints: largest difference from PyTorch in float32 on keypoints, as a fraction of the crop.
-        engine: what runs the model.
+        engine: name of the inference engine.
         is_default: whether requests without a model use it.
     """
 
@@ -172,7 +172,7 @@ class LatencyPercentiles:
 
 @dataclass(frozen=True, slots=True)
 class PaperFigures:
-    """The paper's row for a system (Table 5, RTX 3060).
+    """The paper's figures for a system (Table 5, RTX 3060).
 
     Attributes:
         time: seconds per query.
@@ -189,13 +189,13 @@ class ModelPerformance:
 
     Attributes:
         model: "models/{system}".
-        start_time: start of what the figures cover, in UTC.
-        count: successful queries that the figures cover.
+        start_time: start of the measured period, in UTC.
+        count: number of successful queries in that period.
         warm: latency of requests whose support was cached.
         cold: latency of requests whose support had to be encoded.
         frames_per_second: instances answered per second.
-        paper: the paper's row; None where it has none.
-        speed_ratio: paper's time ÷ warm median, above 1 is faster; None where either is missing.
+        paper: the paper's figures; None if it has none.
+        speed_ratio: paper's time ÷ warm median, above 1 is faster; None if either is missing.
     """
 
     model: str

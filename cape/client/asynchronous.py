@@ -1,4 +1,4 @@
-"""The client for asyncio: what `cape.client.synchronous` is for ordinary programs."""
+"""The asyncio client."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited, and asynchronous iterators; for one event loop."""
+    """`Client` for asyncio: the same methods as coroutines and asynchronous iterators. Bound to one event loop."""
 
     def __init__(self, target: str, options: ConnectionOptions | None = None, **changes: Unpack[ClientOptions]) -> None:
-        """As `Client`; to be called while the event loop runs."""
+        """Takes the arguments of `Client`. Must be called while the event loop runs."""
         self._target = target
         self._options = client_options(options, changes)
         self._closed = False
@@ -65,15 +65,15 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls that are under way fail."""
+        """Closes the connection. Running calls fail."""
         self._closed = True
         await self._channel.close()
 
     async def wait_ready(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109, as in Client
-        """Waits until the server says that it serves.
+        """Waits until the server's health check reports SERVING.
 
         Raises:
-            UnavailableError: it did not within `timeout` seconds.
+            UnavailableError: it is not ready within `timeout` seconds.
         """
         deadline = Deadline(timeout)
         reason = "it does not answer"
@@ -95,19 +95,19 @@ class AsyncClient:
         raise not_ready(self._target, timeout, reason)
 
     async def create_support(self, definition: SupportDefinition, **call: Unpack[CallOptions]) -> RegisteredSupport:
-        """Registers a support; identical content gets the identical name, so creating twice is harmless."""
+        """Registers a support. Identical content gets the same name, so creating it twice is harmless."""
         support = await asyncio.to_thread(messages.support_message, definition)
         request = support_service_pb2.CreateSupportRequest(support=support)
         response = await self._call(self._support.CreateSupport, request, call)
         return messages.registered_support(response.support, already_existed=response.already_existed)
 
     async def get_support(self, name: str, *, images: bool = True, **call: Unpack[CallOptions]) -> RegisteredSupport:
-        """The support of a name, with or without the pixels of its example images."""
+        """Returns a registered support, with or without the pixels of its example images."""
         response = await self._call(self._support.GetSupport, messages.get_support_request(name, images), call)
         return messages.registered_support(response.support)
 
     async def list_supports(self, page_size: int = 0, **call: Unpack[CallOptions]) -> AsyncIterator[RegisteredSupport]:
-        """All supports without their pixels, oldest first; pages are fetched as they are read."""
+        """Iterates over all supports without their pixels, oldest first. Fetches pages on demand."""
         request = support_service_pb2.ListSupportsRequest(page_size=page_size)
         while True:
             response = await self._call(self._support.ListSupports, request, call)
@@ -142,7 +142,7 @@ class AsyncClient:
     async def estimate_batch(
         self, queries: Iterable[Query], **call: Unpack[CallOptions]
     ) -> list[PoseEstimate | CapeError]:
-        """Answers queries in one message, at most 256; each succeeds or fails by itself."""
+        """Sends at most 256 queries in one message. Each succeeds or fails independently."""
         request = await asyncio.to_thread(messages.batch_request, queries)
         response = await self._call(self._pose.BatchEstimatePose, request, call)
         return [messages.pose_result(result) for result in response.results]
@@ -150,15 +150,15 @@ class AsyncClient:
     async def estimate_stream(
         self, queries: AsyncIterable[Query] | Iterable[Query], **call: Unpack[CallOptions]
     ) -> AsyncGenerator[tuple[int, PoseEstimate | CapeError]]:
-        """Answers queries while they are produced, for video and bulk work; memory stays bounded.
+        """Streams queries and yields answers as they are ready, for video and bulk work. Memory stays bounded.
 
         Args:
-            queries: read as fast as the server takes them. If it raises, so does this, once what was sent
-                before has been answered.
+            queries: read as fast as the server accepts them. An exception that it raises is raised here, after the
+                queries already sent have been answered.
 
         Yields:
-            Position of a query and its answer or error, in the order in which they are ready; before that, parts of
-            the answer, where the query has `partial_answers`.
+            Position of a query and its answer or error, in the order of completion. Queries with `partial_answers`
+            yield partial answers first.
         """
         options = self._options.for_call(call)
         failures: list[Exception] = []
@@ -169,7 +169,7 @@ class AsyncClient:
                 async for query in _asynchronous(queries):
                     yield await asyncio.to_thread(messages.stream_request, index, query)
                     index += 1
-            except Exception as error:  # raised below: gRPC would only log it
+            except Exception as error:  # raised below, because gRPC would only log it
                 failures.append(error)
 
         stream = self._pose.StreamEstimatePose(requests(), timeout=call.get("timeout"), metadata=options.metadata)
@@ -184,7 +184,7 @@ class AsyncClient:
             raise failures[0]
 
     async def models(self, **call: Unpack[CallOptions]) -> list[ModelInfo]:
-        """The models that the server answers with."""
+        """Returns the models that the server serves."""
         request = model_service_pb2.ListModelsRequest()
         found: list[ModelInfo] = []
         while True:
@@ -195,7 +195,7 @@ class AsyncClient:
             request.page_token = response.next_page_token
 
     async def performance(self, **call: Unpack[CallOptions]) -> list[ModelPerformance]:
-        """Live latency and throughput per model, over the last minutes."""
+        """Returns live latency and throughput per model, over the last minutes."""
         request = model_service_pb2.GetPerformanceReportRequest()
         response = await self._call(self._model.GetPerformanceReport, request, call)
         return [messages.model_performance(model) for model in response.models]

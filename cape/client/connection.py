@@ -15,19 +15,19 @@ import grpc
 from cape.client.errors import CancelledError, CapeError, DeadlineExceededError, OverloadedError, UnavailableError
 
 READY_POLL = 0.1
-"""Seconds between two questions whether a server is ready."""
+"""Seconds between health checks while waiting for a server."""
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 2.0
-"""Seconds before a server that is unavailable is tried again; doubled with each attempt."""
+"""Seconds before the first retry when a server is unavailable; doubled with each attempt."""
 
 
 class CallOptions(TypedDict, total=False):
-    """Options that a single call may override; what is absent is as the client was made.
+    """Options that a single call may override. Absent ones keep the client's value.
 
     Attributes:
-        timeout: seconds after which the call is given up, retries included; None for no limit.
+        timeout: deadline of the call in seconds, retries included; None for no limit.
         token: API token; None for none.
-        attempts: how often the call is tried in all, 1 to 5. Streams keep the client's.
+        attempts: maximum number of attempts, 1 to 5. Streams keep the client's.
     """
 
     timeout: float | None
@@ -48,21 +48,21 @@ class ClientOptions(CallOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """Everything about a connection but its address.
+    """Options of a connection.
 
     Attributes:
-        timeout: seconds after which a call is given up, retries included; None for no limit. A stream has no limit
-            unless its call sets one.
+        timeout: deadline of a call in seconds, retries included; None for no limit. A stream has no limit unless its
+            call sets one.
         tls: encrypt, trusting the system's root certificates; implied by the three files below.
         root_certificates: PEM file of the certificates to trust instead.
-        client_certificate: PEM file of this client's certificate, for servers that ask for one (mutual TLS).
+        client_certificate: PEM file of this client's certificate, for mutual TLS.
         client_key: PEM file of its private key.
-        token: API token, sent as a bearer token; readable on the way unless TLS is used.
-        attempts: how often a call is tried in all, 1 to 5, where the server is unavailable or full. Every method may
-            be called twice without harm.
+        token: API token, sent as a bearer token. Without TLS it is sent in plain text.
+        attempts: maximum number of attempts, 1 to 5, while the server is unavailable or full. Retrying is safe: all
+            methods are idempotent.
         max_message_bytes: largest message sent or received.
-        keepalive: seconds between pings while calls are under way, so that a dead connection is noticed; a
-            capeserve server takes one every 10 s.
+        keepalive: seconds between keepalive pings during calls, which detect dead connections. A capeserve server
+            accepts one every 8 s.
     """
 
     timeout: float | None = 30.0
@@ -76,19 +76,19 @@ class ConnectionOptions:
     keepalive: float = 60.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for options that gRPC would refuse or misread."""
+        """Raises ValueError for options that gRPC would reject or misinterpret."""
         if not 1 <= self.attempts <= 5:
             raise ValueError(f"attempts: 1 to 5, not {self.attempts}")
         if (self.client_certificate is None) != (self.client_key is None):
-            raise ValueError("client_certificate and client_key: one is of no use without the other")
+            raise ValueError("client_certificate and client_key: each needs the other")
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"timeout: more than 0 seconds, not {self.timeout}")
 
     def for_call(self, call: CallOptions) -> ConnectionOptions:
-        """These options with what a call overrides.
+        """Returns these options with the overrides of a call.
 
         Raises:
-            TypeError: an option that belongs to the connection, or is unknown.
+            TypeError: the option is unknown, or cannot be overridden per call.
             ValueError: as the constructor.
         """
         if unknown := call.keys() - CallOptions.__annotations__.keys():
@@ -98,7 +98,7 @@ class ConnectionOptions:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
+        """Metadata sent with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     @property
@@ -120,20 +120,20 @@ class ConnectionOptions:
         return [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            # gRPC retries only what fits in this buffer, by default 256 KiB: less than an image.
+            # gRPC retries only messages that fit in this buffer; the default, 256 KiB, is smaller than an image.
             ("grpc.per_rpc_retry_buffer_size", self.max_message_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", 20_000),
-            # A server that has just started, or moved, is found again at once rather than after two minutes.
+            # Reconnects to a restarted or moved server at once; gRPC's default backs off for up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 5_000),
             ("grpc.service_config", self._service_config()),
         ]
 
     def _service_config(self) -> str:
-        """gRPC's own retries, for streams alone: other calls are retried by the client, which a call may override.
+        """Returns the retry policy of streams. The client itself retries other calls, since calls may override it.
 
-        CANCELLED is the status of calls that reach a server at the moment in which it shuts down.
+        Calls that reach a server just as it shuts down fail with CANCELLED.
         """
         method: dict[str, object] = {"name": [{"service": "cape.v1.PoseService", "method": "StreamEstimatePose"}]}
         if self.attempts > 1:
@@ -147,20 +147,20 @@ class ConnectionOptions:
         return json.dumps({"methodConfig": [method]})
 
     def retry_delay(self, error: CapeError, attempt: int, remaining: float | None) -> float | None:
-        """Seconds to wait before a server that is unavailable or full is tried again.
+        """Returns the seconds to wait before retrying a call.
 
         Args:
             error: the failure.
-            attempt: how often the call has been tried, from 1.
-            remaining: seconds until the call is given up; None for no limit.
+            attempt: number of attempts so far, from 1.
+            remaining: seconds until the deadline; None for no limit.
 
         Returns:
-            None if trying again is of no use.
+            None if retrying is pointless.
         """
         if attempt >= self.attempts:
             return None
         if isinstance(error, OverloadedError):
-            # Spread, and doubled with each refusal: the server has told many others the same.
+            # Jitter and exponential backoff: the server has sent many other clients the same delay.
             delay = error.retry_after * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
         elif isinstance(error, UnavailableError | CancelledError):
             delay = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2)
@@ -170,12 +170,12 @@ class ConnectionOptions:
 
 
 def client_options(options: ConnectionOptions | None, changes: ClientOptions) -> ConnectionOptions:
-    """The options of a client: `options`, else the defaults, with `changes`."""
+    """Returns `options`, or the defaults, with `changes` applied."""
     return replace(options or ConnectionOptions(), **changes)
 
 
 class Deadline:
-    """When a call, retries included, is given up."""
+    """Deadline of a call, retries included."""
 
     def __init__(self, timeout: float | None) -> None:
         self._end = None if timeout is None else time.monotonic() + timeout
@@ -187,7 +187,7 @@ class Deadline:
 
 
 def reason_to_wait(error: CapeError, reason: str) -> str:
-    """Why a server may yet become ready after an error; raises those that waiting does not mend."""
+    """Returns why the server is not ready yet; raises errors that waiting cannot resolve."""
     if isinstance(error, DeadlineExceededError):
         return reason
     if isinstance(error, UnavailableError | CancelledError):

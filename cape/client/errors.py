@@ -1,4 +1,4 @@
-"""What can go wrong when calling a server: gRPC statuses and their details as Python exceptions."""
+"""Exceptions of the client, made from gRPC statuses and their details."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One thing wrong in a request.
+    """One violation in a request.
 
     Attributes:
         field: path of the field: "support.examples[0].keypoints[3].x".
-        description: what is wrong with it.
+        description: what is wrong with the field.
     """
 
     field: str
@@ -28,7 +28,7 @@ class FieldViolation:
 
 
 class CapeError(Exception):
-    """A request that failed. `str()` is a sentence for people.
+    """A failed request. `str()` is a readable message.
 
     Attributes:
         code: the gRPC status code.
@@ -40,10 +40,10 @@ class CapeError(Exception):
 
 
 class InvalidRequestError(CapeError):
-    """Something is wrong in the request; sending it again is of no use.
+    """The request is invalid. Retrying it is pointless.
 
     Attributes:
-        violations: what is wrong with which field.
+        violations: the invalid fields.
     """
 
     def __init__(self, message: str, code: grpc.StatusCode, violations: tuple[FieldViolation, ...]) -> None:
@@ -52,10 +52,10 @@ class InvalidRequestError(CapeError):
 
 
 class NotFoundError(CapeError):
-    """A support or a model is not there.
+    """The support or model does not exist.
 
     Attributes:
-        resource_name: its name, where the server says it.
+        resource_name: its name, if the server sent it.
     """
 
     def __init__(self, message: str, code: grpc.StatusCode, resource_name: str) -> None:
@@ -75,7 +75,7 @@ class OverloadedError(ResourceExhaustedError):
     """The server's queue is full.
 
     Attributes:
-        retry_after: seconds after which trying again makes sense.
+        retry_after: seconds to wait before retrying.
     """
 
     def __init__(self, message: str, code: grpc.StatusCode, retry_after: float) -> None:
@@ -84,7 +84,7 @@ class OverloadedError(ResourceExhaustedError):
 
 
 class DeadlineExceededError(CapeError):
-    """No answer within the timeout, or the server saw that it could not keep it."""
+    """No answer before the deadline, or the server saw that it could not meet the deadline."""
 
 
 class UnavailableError(CapeError):
@@ -104,7 +104,7 @@ class CancelledError(CapeError):
 
 
 class ServerError(CapeError):
-    """The server failed in a way that is not the caller's mistake."""
+    """The server failed, and the caller is not at fault."""
 
 
 _PLAIN: dict[grpc.StatusCode, type[CapeError]] = {
@@ -120,7 +120,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def error_from_call(error: grpc.RpcError) -> CapeError:
-    """The exception for a failed call, of the synchronous or the asynchronous gRPC API."""
+    """Converts an error of the synchronous or asynchronous gRPC API."""
     call: Any = error
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS_KEY:
@@ -129,13 +129,13 @@ def error_from_call(error: grpc.RpcError) -> CapeError:
             except DecodeError:
                 break
     if call.code() is grpc.StatusCode.CANCELLED:
-        # Our own cancellations raise nothing: this one came from a server that shut down before it looked at the call.
+        # The client's own cancellations raise nothing, so the server cancelled: it shut down before handling the call.
         return UnavailableError("the server ended the call", grpc.StatusCode.CANCELLED)
     return _error(call.code(), call.details() or "", ())
 
 
 def error_from_status(status: status_pb2.Status) -> CapeError:
-    """The exception for a google.rpc.Status, such as that of one item of a batch."""
+    """Converts a google.rpc.Status, such as that of a batch item."""
     return _error(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status.details)
 
 

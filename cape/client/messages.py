@@ -1,4 +1,4 @@
-"""Between the messages of cape.v1 and the types that callers see: pure functions, no network."""
+"""Converts between the messages of cape.v1 and the client's types. Pure functions, no network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _MODALITY_NAMES = {value: name for name, value in _MODALITIES.items()}
 
 
 def image_message(image: ImageSource) -> image_pb2.Image:
-    """An image as it is sent: files and bytes as they are, arrays as bare pixels.
+    """Converts an image. Files and bytes are sent unchanged, arrays as raw pixels.
 
     Args:
         image: path, encoded bytes, or RGB uint8 [H, W, 3].
@@ -56,7 +56,7 @@ def image_message(image: ImageSource) -> image_pb2.Image:
     Raises:
         OSError: the file cannot be read.
         ValueError: an array that is not RGB uint8 [H, W, 3].
-        TypeError: something else altogether.
+        TypeError: any other type.
     """
     if isinstance(image, bytes):
         return image_pb2.Image(encoded=image)
@@ -71,7 +71,7 @@ def image_message(image: ImageSource) -> image_pb2.Image:
 
 
 def support_message(support: SupportDefinition) -> support_pb2.Support:
-    """A support as it is sent, with the pixels of its examples.
+    """Converts a support, with the pixels of its examples.
 
     Raises:
         OSError: an example's file cannot be read.
@@ -109,7 +109,7 @@ def support_message(support: SupportDefinition) -> support_pb2.Support:
 
 
 def estimate_request(query: Query) -> pose_service_pb2.EstimatePoseRequest:
-    """The request for a query; raises what `image_message` and `support_message` raise."""
+    """Converts a query. Raises like `image_message` and `support_message`."""
     space = (
         pose_service_pb2.COORDINATE_SPACE_NORMALIZED if query.normalized else pose_service_pb2.COORDINATE_SPACE_PIXELS
     )
@@ -133,23 +133,23 @@ def estimate_request(query: Query) -> pose_service_pb2.EstimatePoseRequest:
 
 
 def batch_request(queries: Iterable[Query]) -> pose_service_pb2.BatchEstimatePoseRequest:
-    """The request for a batch; raises what `estimate_request` raises."""
+    """Converts a batch of queries. Raises like `estimate_request`."""
     return pose_service_pb2.BatchEstimatePoseRequest(requests=[estimate_request(query) for query in queries])
 
 
 def stream_request(index: int, query: Query) -> pose_service_pb2.StreamEstimatePoseRequest:
-    """The request for one query of a stream, its position as the id; raises as `estimate_request`."""
+    """Converts a query of a stream; its position becomes the id. Raises like `estimate_request`."""
     return pose_service_pb2.StreamEstimatePoseRequest(request_id=str(index), request=estimate_request(query))
 
 
 def get_support_request(name: str, images: bool) -> support_service_pb2.GetSupportRequest:
-    """The request for a support, with or without the pixels of its examples."""
+    """Makes the request for a support, with or without the pixels of its examples."""
     view = support_service_pb2.SUPPORT_VIEW_FULL if images else support_service_pb2.SUPPORT_VIEW_BASIC
     return support_service_pb2.GetSupportRequest(name=name, view=view)
 
 
 def pose_estimate(response: pose_service_pb2.EstimatePoseResponse, *, partial: bool = False) -> PoseEstimate:
-    """The answer in a response, or in a partial one."""
+    """Converts a complete or partial response."""
     provenance, timing = response.provenance, response.timing
     return PoseEstimate(
         instances=tuple(_instance(instance) for instance in response.instances),
@@ -175,14 +175,14 @@ def pose_estimate(response: pose_service_pb2.EstimatePoseResponse, *, partial: b
 
 
 def pose_result(result: pose_service_pb2.EstimatePoseResult) -> PoseEstimate | CapeError:
-    """The answer or the error in an item of a batch or a stream."""
+    """Converts a batch or stream item to an answer or an error."""
     if result.WhichOneof("result") == "error":
         return error_from_status(result.error)
     return pose_estimate(result.response)
 
 
 def stream_answer(message: pose_service_pb2.StreamEstimatePoseResponse) -> tuple[int, PoseEstimate | CapeError]:
-    """Position of a query in its stream, and its answer, a part of it, or its error."""
+    """Converts a stream response to the query's position and its answer, partial answer or error."""
     position, result = int(message.request_id), message.result
     if message.partial:
         return position, pose_estimate(result.response, partial=True)
@@ -190,7 +190,7 @@ def stream_answer(message: pose_service_pb2.StreamEstimatePoseResponse) -> tuple
 
 
 def registered_support(message: support_pb2.Support, *, already_existed: bool = False) -> RegisteredSupport:
-    """A support as a server holds it."""
+    """Converts a registered support."""
     definition = SupportDefinition(
         category=message.category,
         keypoints=tuple(KeypointDefinition(keypoint.name, keypoint.description) for keypoint in message.keypoints),
@@ -202,7 +202,7 @@ def registered_support(message: support_pb2.Support, *, already_existed: bool = 
 
 
 def model_info(message: model_service_pb2.Model) -> ModelInfo:
-    """A model in a list of models."""
+    """Converts a model description."""
     return ModelInfo(
         name=message.name,
         system=message.system,
@@ -221,7 +221,7 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
 
 
 def model_performance(message: model_service_pb2.ModelPerformance) -> ModelPerformance:
-    """A model's row in a performance report."""
+    """Converts one model's entry in a performance report."""
     paper = None
     if message.HasField("paper"):
         paper = PaperFigures(_seconds(message.paper.time), message.paper.frames_per_second)
@@ -250,7 +250,7 @@ def _seconds(duration: Duration) -> float:
 
 
 def _modalities(values: Iterable[modality_pb2.Modality.ValueType]) -> tuple[Modality, ...]:
-    """Known modalities; a newer server may name others."""
+    """Converts the known modalities; skips others, which a newer server may send."""
     return tuple(_MODALITY_NAMES[value] for value in values if value in _MODALITY_NAMES)
 
 

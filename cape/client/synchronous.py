@@ -1,4 +1,4 @@
-"""The client for ordinary programs; `cape.client.asynchronous` is its twin for asyncio."""
+"""The blocking client. `cape.client.asynchronous` has the asyncio one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Client:
-    """A connection to a server; safe to share between threads, and a context manager that closes it.
+    """A connection to a server. Thread-safe; as a context manager it closes the connection on exit.
 
     Every method takes `timeout`, `token` and `attempts`, which override the client's for one call; see `CallOptions`.
     """
 
     def __init__(self, target: str, options: ConnectionOptions | None = None, **changes: Unpack[ClientOptions]) -> None:
-        """Connects with the first call.
+        """Sets up the connection; it is opened by the first call.
 
         Args:
             target: "host:port".
@@ -72,15 +72,15 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls that are under way fail."""
+        """Closes the connection. Running calls fail."""
         self._closed = True
         self._channel.close()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Waits until the server says that it serves.
+        """Waits until the server's health check reports SERVING.
 
         Raises:
-            UnavailableError: it did not within `timeout` seconds.
+            UnavailableError: it is not ready within `timeout` seconds.
         """
         deadline = Deadline(timeout)
         reason = "it does not answer"
@@ -102,18 +102,18 @@ class Client:
         raise not_ready(self._target, timeout, reason)
 
     def create_support(self, definition: SupportDefinition, **call: Unpack[CallOptions]) -> RegisteredSupport:
-        """Registers a support; identical content gets the identical name, so creating twice is harmless."""
+        """Registers a support. Identical content gets the same name, so creating it twice is harmless."""
         request = support_service_pb2.CreateSupportRequest(support=messages.support_message(definition))
         response = self._call(self._support.CreateSupport, request, call)
         return messages.registered_support(response.support, already_existed=response.already_existed)
 
     def get_support(self, name: str, *, images: bool = True, **call: Unpack[CallOptions]) -> RegisteredSupport:
-        """The support of a name, with or without the pixels of its example images."""
+        """Returns a registered support, with or without the pixels of its example images."""
         response = self._call(self._support.GetSupport, messages.get_support_request(name, images), call)
         return messages.registered_support(response.support)
 
     def list_supports(self, page_size: int = 0, **call: Unpack[CallOptions]) -> Iterator[RegisteredSupport]:
-        """All supports without their pixels, oldest first; pages are fetched as they are read."""
+        """Iterates over all supports without their pixels, oldest first. Fetches pages on demand."""
         request = support_service_pb2.ListSupportsRequest(page_size=page_size)
         while True:
             response = self._call(self._support.ListSupports, request, call)
@@ -144,22 +144,22 @@ class Client:
         return messages.pose_estimate(self._call(self._pose.EstimatePose, messages.estimate_request(query), call))
 
     def estimate_batch(self, queries: Iterable[Query], **call: Unpack[CallOptions]) -> list[PoseEstimate | CapeError]:
-        """Answers queries in one message, at most 256; each succeeds or fails by itself."""
+        """Sends at most 256 queries in one message. Each succeeds or fails independently."""
         response = self._call(self._pose.BatchEstimatePose, messages.batch_request(queries), call)
         return [messages.pose_result(result) for result in response.results]
 
     def estimate_stream(
         self, queries: Iterable[Query], **call: Unpack[CallOptions]
     ) -> Generator[tuple[int, PoseEstimate | CapeError]]:
-        """Answers queries while they are produced, for video and bulk work; memory stays bounded.
+        """Streams queries and yields answers as they are ready, for video and bulk work. Memory stays bounded.
 
         Args:
-            queries: read from another thread, as fast as the server takes them. If it raises, so does this,
-                once what was sent before has been answered.
+            queries: read in another thread, as fast as the server accepts them. An exception that it raises is
+                raised here, after the queries already sent have been answered.
 
         Yields:
-            Position of a query and its answer or error, in the order in which they are ready; before that, parts of
-            the answer, where the query has `partial_answers`.
+            Position of a query and its answer or error, in the order of completion. Queries with `partial_answers`
+            yield partial answers first.
         """
         options = self._options.for_call(call)
         failures: list[Exception] = []
@@ -168,7 +168,7 @@ class Client:
             try:
                 for index, query in enumerate(queries):
                     yield messages.stream_request(index, query)
-            except Exception as error:  # raised below: gRPC would only log it
+            except Exception as error:  # raised below, because gRPC would only log it
                 failures.append(error)
 
         stream = self._pose.StreamEstimatePose(requests(), timeout=call.get("timeout"), metadata=options.metadata)
@@ -183,7 +183,7 @@ class Client:
             raise failures[0]
 
     def models(self, **call: Unpack[CallOptions]) -> list[ModelInfo]:
-        """The models that the server answers with."""
+        """Returns the models that the server serves."""
         request = model_service_pb2.ListModelsRequest()
         found: list[ModelInfo] = []
         while True:
@@ -194,7 +194,7 @@ class Client:
             request.page_token = response.next_page_token
 
     def performance(self, **call: Unpack[CallOptions]) -> list[ModelPerformance]:
-        """Live latency and throughput per model, over the last minutes."""
+        """Returns live latency and throughput per model, over the last minutes."""
         request = model_service_pb2.GetPerformanceReportRequest()
         response = self._call(self._model.GetPerformanceReport, request, call)
         return [messages.model_performance(model) for model in response.models]

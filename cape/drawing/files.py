@@ -10,14 +10,14 @@ from PIL import Image
 
 
 def write_image(picture: npt.NDArray[np.uint8], path: str | os.PathLike[str]) -> None:
-    """Writes a picture in the format that the path's ending names.
+    """Writes a picture in the format given by the file extension.
 
     Args:
         picture: RGB, uint8 [H, W, 3].
         path: the file; its folder must exist.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: the ending names no format.
+        OSError: the file cannot be written.
+        ValueError: the extension is unknown.
     """
     Image.fromarray(picture).save(path)

@@ -1,4 +1,4 @@
-"""The font of every label: the scalable one that comes with Pillow."""
+"""The font of all labels: Pillow's own scalable font."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ STROKE = 2
 
 @cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font in a size in pixels."""
+    """Returns the font at a size in pixels."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("Pillow was built without FreeType: it has no font that scales")
+        raise RuntimeError("Pillow was built without FreeType: it has no scalable font")
     return font
 
 
 def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[float, float]:
-    """Width and height of the room that a text takes with its halo; the height is that of any text."""
+    """Width and height of a text with its halo, in pixels. The height does not depend on the text."""
     width = font.getlength(text)
     _, top, _, bottom = font.getbbox("|g", stroke_width=STROKE)
     return width + 2 * STROKE, bottom - top

@@ -1,4 +1,4 @@
-"""Where labels go, so that they neither cover each other nor the keypoints."""
+"""Places labels so that they cover neither each other nor the keypoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 _DIRECTIONS = np.array(
-    # Right and left first: a label reads best beside its keypoint, and labels are wider than high.
+    # Right and left first: labels are wider than high, and read best beside their keypoint.
     [
         (1, 0),
         (-1, 0),
@@ -27,17 +27,17 @@ _DIRECTIONS = np.array(
 )
 
 _RINGS = (0.0, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0)
-"""How far from its keypoint a label may be, in heights of a label."""
+"""Largest distance of a label from its keypoint, in label heights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where labels were put.
+    """Placed labels.
 
     Attributes:
         corners: float64 [N, 2], top left corner of each label.
         distances: float64 [N], from each keypoint to the nearest point of its label.
-        overlap: share of the labels' area that lies on labels, on keypoints or outside the picture.
+        overlap: share of the labels' area that overlaps labels or keypoints, or lies outside the picture.
     """
 
     corners: npt.NDArray[np.float64]
@@ -51,15 +51,15 @@ def place_labels(
     bounds: tuple[float, float],
     clearance: float,
 ) -> Placement:
-    """Greedily puts each label at the candidate near its keypoint that covers least.
+    """Greedily places each label at the nearby candidate with the least overlap.
 
-    Labels of keypoints with near neighbours are placed first: those have the fewest places to go.
+    Labels of keypoints with near neighbours are placed first, because they have the fewest free places.
 
     Args:
-        points: [N, 2], what is labelled.
+        points: [N, 2], the labelled points.
         sizes: [N, 2], width and height of the labels.
         bounds: width and height of the picture.
-        clearance: radius around points that labels keep free.
+        clearance: radius around points that stays free of labels.
     """
     count = len(points)
     corners = np.zeros((count, 2))
@@ -73,7 +73,7 @@ def place_labels(
         candidates, lengths = _candidates(points[index], sizes[index], clearance)
         boxes = np.concatenate([candidates, candidates + sizes[index]], axis=1)
         covered = _overlaps(boxes, placed).sum(1) + _overlaps(boxes, markers).sum(1) + _outside(boxes, bounds)
-        # Of places that cover nothing the nearest wins; to cover something is worse than any distance.
+        # The nearest free place wins; any overlap is worse than any distance.
         cost = covered / sizes[index].prod() * 100 + lengths / sizes[index][1]
         best = int(np.argmin(cost))
         corners[index], distances[index] = candidates[best], lengths[best]
@@ -92,7 +92,7 @@ def _crowded_first(points: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
 def _candidates(
     point: npt.NDArray[np.float64], size: npt.NDArray[np.float64], clearance: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Top left corners [C, 2] of the places for one label, and their distances [C] from its point."""
+    """Candidate top left corners [C, 2] of one label, and their distances [C] from its point."""
     corners = []
     for ring in _RINGS:
         reach = clearance * 1.3 + ring * size[1]
@@ -104,7 +104,7 @@ def _candidates(
 
 
 def _overlaps(boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Areas [N, M] that boxes [N, 4] (left, top, right, bottom) share with others [M, 4]."""
+    """Intersection areas [N, M] of boxes [N, 4] with boxes [M, 4] (left, top, right, bottom)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.asarray(np.clip(high - low, 0, None).prod(axis=-1))

@@ -18,7 +18,7 @@ _BANNER_INK = (30, 20, 0)
 
 
 def side_by_side(panels: Sequence[tuple[str, Pixels]], *, banner: str | None = None) -> Pixels:
-    """Pictures in a row, brought to one height, each under its title.
+    """Arranges pictures in a row, scaled to the same height, each with a title above.
 
     Args:
         panels: titles and RGB pictures, uint8 [H, W, 3]; at least one.
@@ -65,7 +65,7 @@ def _to_height(picture: Pixels, height: int) -> Pixels:
 
 
 def _banner_lines(banner: str | None, width: float, size: int) -> tuple[list[str], FreeTypeFont]:
-    """The banner, broken where it is wider than the page."""
+    """Draws the banner, with line breaks where it is wider than the page."""
     font = load_font(size)
     lines: list[str] = []
     for word in (banner or "").split():

@@ -1,4 +1,4 @@
-"""Draws keypoints, names, skeleton and scores on a photograph."""
+"""Draws keypoints, names, skeleton and scores on an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cape.support import Box
 _MAX_ENLARGEMENT = 16.0
 
 _MAX_LABELS = 24
-"""With more keypoints than this, markers carry numbers and the names stand in a legend."""
+"""With more keypoints than this, markers are numbered and a legend lists the names."""
 
 
 def draw_pose(
@@ -40,26 +40,26 @@ def draw_pose(
     box: Box | None = None,
     focus: Box | None = None,
 ) -> Pixels:
-    """A picture of a photograph with its keypoints, as large as labels need.
+    """Draws keypoints on an image, enlarged if the labels need it.
 
-    Names stand beside the keypoints where they fit; otherwise the markers are numbered and a legend stands
-    beside the photograph. Keypoints with a low score are drawn faint.
+    Names are drawn beside the keypoints if they fit; otherwise the markers are numbered and a legend is drawn beside
+    the image. Keypoints with a low score are drawn faint.
 
     Args:
         image: RGB, uint8 [H, W, 3].
-        keypoints: [K, 2], in pixels of the photograph; may lie outside it.
+        keypoints: [K, 2], in pixels of the image; may lie outside it.
         names: K names.
         skeleton: pairs of joined keypoints, as indices from 0.
         scores: [K], 0–1; None to draw no scores.
-        located: bool [K], False to leave a keypoint out; None for all.
+        located: bool [K], False to omit a keypoint; None for all.
         box: drawn as a thin frame.
-        focus: the part of the photograph to show; None for all of it.
+        focus: the part of the image to show; None for all of it.
 
     Returns:
         RGB, uint8.
 
     Raises:
-        ValueError: the image is not RGB uint8, or there are not as many names as keypoints.
+        ValueError: the image is not RGB uint8, or the numbers of names and keypoints differ.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"image: RGB, uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -106,7 +106,7 @@ def draw_pose(
 
 
 def _enlarge(image: Pixels, focus: Box | None) -> tuple[Pixels, float, npt.NDArray[np.float64]]:
-    """The part to show, enlarged if small; its scale, and its top left corner in the photograph."""
+    """Returns the part to show, enlarged if small, its scale, and its top left corner in the image."""
     height, width = image.shape[:2]
     left = top = 0
     if focus is not None:
@@ -157,14 +157,14 @@ def _draw_labels(
     for row, index in enumerate(indices):
         x, y = placement.corners[row]
         stroke = max(1, round(style.font / 8))
-        # Towards white, so that the text is readable, with enough of the marker's colour to belong to it.
+        # Lightened towards white for legibility, but still close to the marker's colour.
         red, green, blue = (round(255 - (255 - part) * 0.25) for part in keypoint_colour(index))
         draw.text((x + 2, y), texts[index], (red, green, blue), font, stroke_width=stroke, stroke_fill=HALO)
     return np.array(picture)
 
 
 def _note_outside(canvas: Pixels, count: int, style: Style) -> Pixels:
-    """Says in a corner how many keypoints lie outside the picture."""
+    """Writes the number of keypoints outside the picture into a corner."""
     if count == 0:
         return canvas
     picture = Image.fromarray(canvas)
@@ -178,7 +178,7 @@ def _note_outside(canvas: Pixels, count: int, style: Style) -> Pixels:
 
 
 def _legend(texts: Sequence[str], shown: npt.NDArray[np.bool_], height: int, style: Style) -> Pixels:
-    """A panel [height, W, 3]: number, colour and text of each keypoint, in as many columns as it takes."""
+    """Draws the legend [height, W, 3]: number, colour and text of each keypoint, in as many columns as needed."""
     size = min(style.font, max(7, height // 12))
     font = load_font(size)
     line = round(size * 1.5)

@@ -14,19 +14,19 @@ Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 HALO: Colour = (16, 16, 20)
-"""Near black, around everything bright that is drawn: what makes it readable on light photographs."""
+"""Near black; drawn around bright strokes to keep them visible on light images."""
 
 LONGER_SIDE = 960
-"""Photographs smaller than this, in pixels, are enlarged so that labels stay legible."""
+"""Images smaller than this, in pixels, are enlarged to keep labels legible."""
 
 _SUBSAMPLES = 4
-"""Masks are drawn this many times larger and averaged, which smooths edges and places them between pixels."""
+"""Supersampling factor of masks: smooths edges and gives sub-pixel positions."""
 
 _LARGEST_MASK = 2**24
-"""Pixels of an enlarged mask; larger windows are enlarged less."""
+"""Maximum pixels of a supersampled mask; larger windows use a smaller factor."""
 
 _FAR = 1e6
-"""Pixels; points farther away are moved to this distance, beyond any image."""
+"""Coordinates are clipped to this many pixels, which is beyond any image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Style:
 
     @classmethod
     def of(cls, width: int, height: int) -> Style:
-        """The sizes for a picture of this width and height, in pixels."""
+        """Returns the sizes for a picture of this width and height, in pixels."""
         unit = max(width, height) / LONGER_SIDE
         return cls(radius=max(2.0, 5.5 * unit), line=max(1, round(2.2 * unit)), font=max(7, round(17 * unit)))
 
 
 def keypoint_colour(index: int) -> Colour:
-    """The colour of a keypoint, RGB: the same in every picture, and far from its neighbours' in order."""
-    # Golden-ratio steps around the hue circle never come near a recent hue; three brightnesses part the rest.
+    """RGB colour of a keypoint: the same in every picture, and distinct from those of adjacent indices."""
+    # Golden-ratio steps around the hue circle stay far from recent hues; three brightness levels separate the rest.
     hue = (0.02 + index * 0.618034) % 1.0
     saturation, value = ((0.75, 1.0), (0.95, 0.92), (0.5, 1.0))[index // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -54,7 +54,7 @@ def keypoint_colour(index: int) -> Colour:
 
 
 def _blend(canvas: Pixels, mask: Pixels, corner: tuple[int, int], colour: Colour, alpha: float) -> None:
-    """Paints a colour where the mask is, in place; `corner` is the mask's top left corner on the canvas."""
+    """Blends a colour into the canvas by a mask, in place; `corner` is the mask's top left corner on the canvas."""
     left, top = corner
     rows, columns = np.nonzero(mask)
     weight = mask[rows, columns, None].astype(np.float32) * (alpha / 255)
@@ -64,7 +64,7 @@ def _blend(canvas: Pixels, mask: Pixels, corner: tuple[int, int], colour: Colour
 
 
 def _window(canvas: Pixels, points: npt.NDArray[np.float64], margin: float) -> tuple[int, int, int, int] | None:
-    """Left, top, width and height of what lies around points on the canvas; None if that is nothing."""
+    """Left, top, width and height of the window around points, clipped to the canvas; None if empty."""
     height, width = canvas.shape[:2]
     low = np.clip(np.floor(points.min(axis=0) - margin), 0, (width, height)).astype(int)
     high = np.clip(np.ceil(points.max(axis=0) + margin), 0, (width, height)).astype(int)
@@ -74,7 +74,7 @@ def _window(canvas: Pixels, points: npt.NDArray[np.float64], margin: float) -> t
 
 
 class _Mask:
-    """Coverage of the pixels of a window by shapes, drawn larger and averaged."""
+    """Coverage of a window's pixels by shapes, supersampled."""
 
     def __init__(self, width: int, height: int, origin: tuple[int, int]) -> None:
         self._scale = max(1, min(_SUBSAMPLES, math.isqrt(_LARGEST_MASK // (width * height))))
@@ -95,11 +95,11 @@ class _Mask:
             self.disc(point, width / 2)
 
     def coverage(self) -> Pixels:
-        """uint8 [height, width], 255 where a shape covers all of the pixel."""
+        """Returns coverage, uint8 [height, width]; 255 where a shape covers the whole pixel."""
         return np.array(self._image.reduce(self._scale))
 
     def _place(self, point: npt.NDArray[np.float64]) -> tuple[float, float]:
-        # A point of whole numbers is the centre of its pixel.
+        # Integer coordinates are pixel centres.
         x, y = (np.clip(point - self._origin, -_FAR, _FAR) + 0.5) * self._scale - 0.5
         return float(x), float(y)
 
@@ -112,7 +112,7 @@ def draw_edge(
     alpha: float,
     style: Style,
 ) -> None:
-    """Draws a line between two points [2], in the mixed colour of two keypoints, in place."""
+    """Draws a line between two points [2] in the mean colour of two keypoints, in place."""
     window = _window(canvas, np.stack([start, end]), style.line * 3 + 2)
     if window is None:
         return
@@ -139,7 +139,7 @@ def draw_marker(canvas: Pixels, point: npt.NDArray[np.float64], colour: Colour, 
 
 
 def draw_box(canvas: Pixels, corner: npt.NDArray[np.float64], size: npt.NDArray[np.float64], style: Style) -> None:
-    """Draws a thin frame of a top left corner [2] and a size [2], in place."""
+    """Draws a thin frame given its top left corner [2] and size [2], in place."""
     ends = corner + size
     corners = [corner, np.array([ends[0], corner[1]]), ends, np.array([corner[0], ends[1]])]
     for thickness, paint, alpha in (

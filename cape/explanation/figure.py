@@ -1,4 +1,4 @@
-"""The page: support and query above, one column of maps per keypoint below."""
+"""Layout of the figure: support and query on top, one column of maps per keypoint below."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cape.predictor import PathwayEvidence, Prediction
 from cape.support import Box, SupportDefinition
 
 CELLS = (200, 400)
-"""Least and largest side of a map, in pixels; as wide as the panels above allow."""
+"""Smallest and largest side of a map, in pixels; between them, as wide as the panels above allow."""
 
 GAP = 8
 FONT = 17
 LABEL_WIDTH = 190
-"""Room for what a row shows, left of its maps."""
+"""Width of the row labels left of the maps, in pixels."""
 
 MAX_SUPPORT_PANELS = 3
-"""Support images shown; more shots are mentioned."""
+"""Maximum number of support images shown; titles give the total."""
 
 _TEXT_HEIGHT = 720
 """Height of the panel of texts, in pixels."""
@@ -39,7 +39,7 @@ _FAINT = (165, 165, 172)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of maps: what it shows, [K, H, W] values, and the pathway that they come from."""
+    """A row of maps: titles, values [K, H, W], and the pathway they come from."""
 
     title: str
     subtitle: str
@@ -56,18 +56,18 @@ def explanation_figure(
     title: str,
     banner: str | None = None,
 ) -> Pixels:
-    """Draws why keypoints were found where they were.
+    """Draws a figure that explains a prediction.
 
-    Above: the support images with keypoints and skeleton (where images were used), and the query with the
-    prediction. Below, for each keypoint and each pathway: the similarity map over the crop, and the cross-attention
-    of the last decoder layer, mean over its heads; a cross marks where the decoder started, a ring where it ended.
+    On top: the support images with keypoints and skeleton (if images were used), and the query with the prediction.
+    Below, for each keypoint and pathway: the similarity map over the crop, and the cross-attention of the last decoder
+    layer, averaged over its heads. A cross marks the initial proposal, a ring the final keypoint.
 
     Args:
-        query: the upright photograph, RGB, uint8 [H, W, 3].
-        support: what describes the keypoints.
-        prediction: what a `Predictor` found.
+        query: the upright image, RGB, uint8 [H, W, 3].
+        support: the support of the prediction.
+        prediction: result of a `Predictor`.
         keypoints: indices of the keypoints to show maps of; at least one.
-        title: what the query's panel is called.
+        title: title of the query's panel.
         banner: a warning across the top; None for none.
 
     Returns:
@@ -84,7 +84,7 @@ def explanation_figure(
     top = side_by_side(panels, banner=banner)
     crop = prediction.crop.extract(query)
     maps = _map_grid(crop, support, prediction, keypoints, top.shape[1])
-    # The right edge is repeated, so that a banner reaches all the way.
+    # Repeats the right edge, so that a banner spans the whole width.
     top = np.pad(top, ((0, 0), (0, maps.shape[1] - top.shape[1]), (0, 0)), mode="edge")
     return np.concatenate([top, maps])
 
@@ -113,7 +113,7 @@ def _support_panels(support: SupportDefinition, prediction: Prediction) -> list[
 
 
 def _text_panel(support: SupportDefinition) -> Pixels:
-    """The texts that describe the keypoints, in place of a support image."""
+    """Draws the keypoints' texts, for supports without images."""
     lines = [keypoint.description.strip() or keypoint.name for keypoint in support.keypoints]
     step = min(64.0, (_TEXT_HEIGHT - 40) / len(lines))
     font = load_font(max(8, round(step * 0.42)))
@@ -140,7 +140,7 @@ def _prediction_picture(query: Pixels, support: SupportDefinition, prediction: P
         scores=prediction.scores,
         located=prediction.located,
         box=None if whole else box,
-        # The model saw the square around the box, and every keypoint lies in it.
+        # The model sees the square around the box, so every keypoint lies in it.
         focus=None if whole else Box(crop.left, crop.top, crop.side, crop.side),
     )
 
@@ -148,7 +148,7 @@ def _prediction_picture(query: Pixels, support: SupportDefinition, prediction: P
 def _map_grid(
     crop: Pixels, support: SupportDefinition, prediction: Prediction, keypoints: Sequence[int], min_width: int
 ) -> Pixels:
-    """A column per keypoint, two rows per pathway, a legend below; at least `min_width` wide."""
+    """Draws one column per keypoint, two rows per pathway and a legend; at least `min_width` wide."""
     rows = [row for pathway in prediction.pathways for row in _rows(pathway, len(prediction.pathways))]
     font, small = load_font(FONT), load_font(FONT - 3)
     header, legend = round(FONT * 3.2), round(FONT * 2.4)
@@ -199,7 +199,7 @@ def _cell(crop: Pixels, row: _Row, keypoint: int, side: int, font: FreeTypeFont)
 
 
 def _with_legend(page: Pixels, height: int, font: FreeTypeFont) -> Pixels:
-    """Explains heat, cross and ring in the last `height` rows of a page."""
+    """Draws the legend of heat, cross and ring into the last `height` pixel rows of a page."""
     middle = page.shape[0] - height / 2
     left, top = LABEL_WIDTH, round(middle) - 6
     page[top : top + 12, left : left + 120] = heat_colours(np.tile(np.linspace(0, 1, 120, dtype=np.float32), (12, 1)))
@@ -218,7 +218,7 @@ def _with_legend(page: Pixels, height: int, font: FreeTypeFont) -> Pixels:
 
 
 def _shortened(text: str, font: FreeTypeFont, width: float) -> str:
-    """A text that fits, its end cut off where it does not."""
+    """Shortens a text to a width, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -1,4 +1,4 @@
-"""Maps over crops as heat, with the places that they led to."""
+"""Heat maps over crops, with proposals and keypoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy.typing as npt
 from cape.drawing.strokes import HALO, Colour, Pixels
 
 _PHOTOGRAPH = 0.55
-"""Brightness that the photograph keeps below the heat: enough to recognise it, too little to be taken for heat."""
+"""Brightness of the image below the heat: recognisable, but too dark to be taken for heat."""
 
 _HEAT = 0.9
-"""How much of the photograph the highest value covers."""
+"""Opacity of the heat at the highest value."""
 
 _PROPOSAL: Colour = (90, 230, 255)
-"""The cross where the decoder started."""
+"""Colour of the cross at the initial proposal."""
 
 
 def heat_panel(
@@ -27,9 +27,9 @@ def heat_panel(
     end: npt.NDArray[np.float32],
     colour: Colour,
 ) -> Pixels:
-    """A crop under a map, with a cross where the decoder started and a ring where the keypoint ended.
+    """Draws a map over a crop, with a cross at the initial proposal and a ring at the final keypoint.
 
-    The map's lowest value leaves the grey photograph as it is, its highest is brightest.
+    The lowest value of the map leaves the grey image unchanged; the highest is brightest.
 
     Args:
         crop: RGB, uint8 [S, S, 3].
@@ -55,7 +55,7 @@ def heat_panel(
 
 
 def heat_colours(heat: npt.NDArray[np.float32]) -> Pixels:
-    """Colours [..., 3] of values [H, W] from 0 to 1, dark to bright."""
+    """Maps values [H, W], 0–1, to colours [H, W, 3], dark to bright."""
     coloured = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -71,12 +71,12 @@ def draw_cross(canvas: Pixels, centre: tuple[float, float], reach: float) -> Non
 
 
 def draw_ring(canvas: Pixels, centre: tuple[float, float], radius: float, colour: Colour) -> None:
-    """Draws a ring, in place: it leaves the heat below in sight."""
+    """Draws a ring, in place; the heat inside it stays visible."""
     x, y = _bounded(centre)
     for thickness, paint in ((5, HALO), (3, colour)):
         cv2.circle(canvas, (round(x), round(y)), round(radius), paint, thickness, cv2.LINE_AA)
 
 
 def _bounded(point: tuple[float, float]) -> tuple[float, float]:
-    """A point that OpenCV's integers can hold; far outside it is out of sight either way."""
+    """Clips a point to coordinates that OpenCV's integers can hold."""
     return min(max(point[0], -1e4), 1e4), min(max(point[1], -1e4), 1e4)

@@ -1,4 +1,4 @@
-"""Which keypoints to explain where nobody said."""
+"""Chooses which keypoints to explain by default."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 
 def spread_out(points: npt.ArrayLike, count: int) -> list[int]:
-    """Picks points far from each other: the outermost first, then always the one furthest from those picked.
+    """Picks points far from each other (farthest-point sampling, starting with the outermost point).
 
     Args:
         points: [N, 2].
-        count: how many to pick at most.
+        count: maximum number to pick.
 
     Returns:
         Their indices, ascending.
