@@ -12,18 +12,18 @@ from typing import Any, Literal
 
 from cape import __version__
 from cape.manifest import Manifest, ManifestError, read_manifest
-from service.background import BackgroundTasks
 from service.batching.batcher import Batcher
-from service.decoding import DecodeMemory, DecodePool
 from service.engines.base import BatchRunner, Engine
 from service.engines.choice import load_engine
 from service.engines.traced import TracedRunner
 from service.errors import EngineError, StartError
-from service.images import ImageLimits
-from service.memory import return_freed_memory
+from service.images.decoding import DecodeMemory, DecodePool
+from service.images.reading import ImageLimits
 from service.model_digests import verify_digests
 from service.pipelines.assembly import Pipelines
 from service.pipelines.query import Estimation
+from service.process.background import BackgroundTasks
+from service.process.memory import return_freed_memory
 from service.settings import Settings, without_secrets
 from service.supports.registry import RegistryError, SupportRegistry
 from service.supports.registry_metrics import ObservedRegistry

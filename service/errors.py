@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+TOO_LATE = "the deadline has passed, or is too close for an answer"
+
+UNKNOWN_RETRY = 1.0
+"""Retry delay in seconds for a full queue whose speed has not been measured yet."""
+
 
 class StartError(Exception):
     """A server that cannot start. The message is one line and says what to change."""

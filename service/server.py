@@ -34,9 +34,9 @@ from service.handlers.reflection import add_reflection
 from service.handlers.stream_limits import StreamLimitInterceptor
 from service.handlers.support import SupportService
 from service.listening import access_of, address_of, health_server, listen
-from service.memory import keep_freed_memory
+from service.process.memory import keep_freed_memory
+from service.process.shutdown import Shutdown
 from service.settings import Settings
-from service.shutdown import Shutdown
 from service.telemetry.metrics_server import MetricsServer
 from service.telemetry.request_context import Tracer
 

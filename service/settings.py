@@ -23,7 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from service.cpus import available_cpus
+from service.process.cpus import available_cpus
 
 ENVIRONMENT_PREFIX = "CAPESERVE_"
 MIB = 1024 * 1024

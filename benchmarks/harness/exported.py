@@ -22,7 +22,7 @@ from service.batching.batcher import Batcher
 from service.engines.choice import load_engine
 from service.errors import EngineError, InvalidFieldError, ServiceError
 from service.errors import MissingModalityError as ServedModalityError
-from service.images import ImageLimits
+from service.images.reading import ImageLimits
 from service.pipelines.base import Pipeline
 from service.pipelines.language_model import ImageTokens, LanguageEstimator
 from service.pipelines.prompts import prompt_cache

@@ -23,7 +23,7 @@ from cape.data.dataset import AnnotatedObject, Category, KeypointDataset
 from cape.evaluation.estimator import QueryObject
 from cape.geometry import Crop
 from cape.support import Box
-from service.images import open_image
+from service.images.reading import open_image
 
 GRAIN = 6.0
 """Standard deviation of the noise added to enlarged images, in grey levels, as of a sensor at dusk. Without it they

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cape.manifest import Manifest, read_manifest
 from service.engines.base import Tensors
-from service.memory import keep_freed_memory
+from service.process.memory import keep_freed_memory
 from service.server import running_server
 from service.settings import load_settings
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.tables import ReportTable, markdown_table
-from service.cpus import available_cpus
+from service.process.cpus import available_cpus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from service.batching.fairness import FairQueue, current_work
 from service.batching.queues import BatchItem, ComponentQueue
 from service.batching.runs import run_batch, takes_images
 from service.engines.base import BatchObserver, BatchResult, Engine, query_models
-from service.errors import DeadlineError, EngineError, QueueFullError
+from service.errors import TOO_LATE, UNKNOWN_RETRY, DeadlineError, EngineError, QueueFullError
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,6 @@ MARGIN = 1.3
 """Factor on the estimated time until the answer of a new request. Run times vary by some percent, and under overload
 every admitted request is one whose estimate just fits. Simulated with run times that vary by 20 %, three times the
 capacity left 99 % of the throughput with a factor of 1.15 and all of it with 1.3, p99 at 2.96 and 2.80 full batches."""
-
-TOO_LATE = "the deadline has passed, or is too close for an answer"
-
-UNKNOWN_RETRY = 1.0
-"""Retry delay in seconds for a full queue whose speed has not been measured yet."""
 
 
 class Batcher:

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.batching.batcher import TOO_LATE
-from service.errors import DeadlineError
+from service.errors import TOO_LATE, DeadlineError
 
 
 class Reservations:

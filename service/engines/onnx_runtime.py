@@ -13,7 +13,6 @@ import numpy.typing as npt
 import onnxruntime
 
 from cape.manifest import MODEL_FILE, Manifest, Precision, VariantManifest
-from service.cpus import available_cpus
 from service.engines import rtx_plugin
 from service.engines.base import CPU_BATCH, Tensors
 from service.engines.bound_models import BATCHES, QUERY_ROLES, BoundModels, CaptureError
@@ -21,6 +20,7 @@ from service.engines.cuda_libraries import load_libraries
 from service.engines.device_memory import CudaMemory, DeviceError
 from service.engines.tensors import check_finite, check_tensors, wanted_tensors
 from service.errors import EngineError
+from service.process.cpus import available_cpus
 
 logger = logging.getLogger(__name__)
 

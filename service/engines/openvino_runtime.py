@@ -18,10 +18,10 @@ import numpy.typing as npt
 import openvino
 
 from cape.manifest import MODEL_FILE, Manifest
-from service.cpus import available_cpus
 from service.engines.base import CPU_BATCH, Tensors
 from service.engines.tensors import check_finite, check_tensors, wanted_tensors
 from service.errors import EngineError
+from service.process.cpus import available_cpus
 
 logger = logging.getLogger(__name__)
 

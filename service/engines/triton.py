@@ -18,10 +18,9 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cape.manifest import QUERY_SUFFIX, Manifest
-from service.batching.batcher import TOO_LATE, UNKNOWN_RETRY
 from service.engines.base import BatchObserver, BatchResult
 from service.engines.triton_messages import VERSION, request_of, row_of, triton_models
-from service.errors import DeadlineError, EngineError, QueueFullError
+from service.errors import TOO_LATE, UNKNOWN_RETRY, DeadlineError, EngineError, QueueFullError
 from service.telemetry.spans import trace_headers
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from service.handlers.error_statuses import grpc_code, status_of
 from service.handlers.message_memory import HeldMessage, MessageMemory
 from service.handlers.request_ids import request_id_metadata, with_request_id
 from service.pipelines.deadlines import Context
-from service.shutdown import Shutdown
+from service.process.shutdown import Shutdown
 from service.telemetry.call_facts import text_of
 from service.telemetry.metrics import QUERY_METHODS, Metrics
 from service.telemetry.outcomes import outcome_of

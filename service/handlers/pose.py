@@ -14,8 +14,8 @@ from service.handlers.error_statuses import grpc_code, status_of
 from service.pipelines.answers import AnswerRoom
 from service.pipelines.deadlines import Context, call_deadline, deadline_of
 from service.pipelines.query import Estimation, Partial
-from service.shutdown import SHUTTING_DOWN, Shutdown
-from service.tasks import all_of, together
+from service.process.shutdown import SHUTTING_DOWN, Shutdown
+from service.process.tasks import all_of, together
 from service.telemetry.call_facts import item_failed
 from service.telemetry.metrics import Metrics
 from service.telemetry.outcomes import outcome_of

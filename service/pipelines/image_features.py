@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cape.manifest import SystemManifest
 from service.engines.base import BatchResult, BatchRunner
-from service.tasks import all_of
+from service.process.tasks import all_of
 
 
 async def image_features(

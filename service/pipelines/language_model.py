@@ -20,16 +20,15 @@ import numpy.typing as npt
 
 from cape.capellm.sequences import OUTPUTS, AnswerSequences, Past, RowInputs, prefix_inputs
 from cape.manifest import LanguageSystemManifest, Manifest
-from service.batching.batcher import TOO_LATE
 from service.batching.queues import RunTimes
 from service.batching.reservations import Reservations
 from service.engines.base import BatchRunner
-from service.errors import DeadlineError
+from service.errors import TOO_LATE, DeadlineError
 from service.pipelines.base import Estimate, Estimates, PartialCallback, PartialEstimate, SupportTrace
 from service.pipelines.prompts import PromptCache, PromptWriter, SupportPrompts, WrittenPrompts
+from service.process.tasks import all_of
 from service.supports.outline import SupportOutline
 from service.supports.store import SupportSource
-from service.tasks import all_of
 
 PARTIAL_ROWS = 8
 """Keypoints that are asked for at a time where a caller wants to hear of each as early as may be."""

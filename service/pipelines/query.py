@@ -15,9 +15,9 @@ from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import pose_service_pb2
 from service.access.callers import current_caller
-from service.decoding import DecodePool
 from service.errors import InvalidFieldError, NotFoundError, QueueFullError
-from service.images import ImageLimits, check_image, open_image
+from service.images.decoding import DecodePool
+from service.images.reading import ImageLimits, check_image, open_image
 from service.pipelines.answers import (
     MODEL_PREFIX,
     AnswerRoom,
@@ -29,10 +29,10 @@ from service.pipelines.answers import (
 from service.pipelines.base import Estimates, PartialEstimate, Pipeline, StartedQuery, SupportTrace, UsedSupport
 from service.pipelines.deadlines import due
 from service.pipelines.found_box import find_box
+from service.process.tasks import together
 from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box
-from service.tasks import together
 from service.telemetry.call_facts import query_answered
 from service.telemetry.metrics import STAGES, Metrics, Stage
 from service.telemetry.performance import PerformanceMonitor

@@ -16,8 +16,8 @@ from service.errors import MissingModalityError
 from service.pipelines.base import SupportTrace
 from service.pipelines.image_features import image_features
 from service.pipelines.texts import Embeddings, TextEmbedder
+from service.process.tasks import together
 from service.supports.prepared_support import PreparedSupport, Shot
-from service.tasks import together
 
 Float: TypeAlias = npt.NDArray[np.float32]
 

@@ -29,8 +29,8 @@ from service.pipelines.base import Estimate, Estimates, PartialCallback, Support
 from service.pipelines.image_features import image_features
 from service.pipelines.support_encoder import SupportEncoder, SupportTokens
 from service.pipelines.texts import TextError, text_field_error
+from service.process.tasks import all_of
 from service.supports.store import SupportSource
-from service.tasks import all_of
 
 __all__ = [
     "Estimate",

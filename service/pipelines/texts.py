@@ -16,8 +16,8 @@ from cape.manifest import Manifest, TextEncoderManifest
 from service.caches import SingleFlightCache
 from service.engines.base import BatchRunner
 from service.errors import InvalidFieldError
+from service.process.tasks import all_of
 from service.supports.outline import SupportOutline
-from service.tasks import all_of
 
 TOKEN_MULTIPLE = 8
 """Texts are padded to a multiple of so many tokens: few different shapes, so that texts of different supports

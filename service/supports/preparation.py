@@ -10,7 +10,7 @@ from cape.geometry import Crop
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, modality_pb2, support_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, OpenedImage, open_image
+from service.images.reading import ImageLimits, OpenedImage, open_image
 from service.supports.outline import SupportOutline
 from service.supports.prepared_support import PreparedSupport, Shot
 

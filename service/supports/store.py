@@ -12,7 +12,7 @@ from cape.manifest import Manifest
 from cape.v1 import support_pb2
 from service.caches import SingleFlightCache
 from service.errors import InvalidFieldError, ServiceError, UnusableSupportError
-from service.images import ImageLimits
+from service.images.reading import ImageLimits
 from service.supports.names import NAME_PREFIX, cache_key, content_name, owner_and_name
 from service.supports.outline import SupportOutline
 from service.supports.preparation import prepare_support

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cape.manifest import Manifest
 from cape.v1 import image_pb2, modality_pb2, support_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, check_image
+from service.images.reading import ImageLimits, check_image
 from service.supports.modalities import KNOWN_MODALITIES
 
 MAX_CATEGORY = 200

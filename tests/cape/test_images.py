@@ -12,8 +12,8 @@ from PIL import Image, features
 from cape import images
 from cape.images import ImageError, ImageSize, image_size, read_image, turn_points
 from cape.v1 import image_pb2
-from service.images import ImageLimits
-from service.images import read_image as read_as_service
+from service.images.reading import ImageLimits
+from service.images.reading import read_image as read_as_service
 
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus" / "image"
 

@@ -15,7 +15,7 @@ from cape.annotations import AnnotationError, read_support
 from cape.coco import read_coco
 from cape.v1 import image_pb2, pose_service_pb2, support_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, read_image
+from service.images.reading import ImageLimits, read_image
 
 LIMITS = ImageLimits(max_bytes=2**20, max_pixels=1_000_000)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.background import BackgroundTasks
+from service.process.background import BackgroundTasks
 from service.telemetry.metrics import Metrics
 from tests.service.numpy_engine import tiny_manifest
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from cape.v1 import image_pb2
-from service.decoding import DecodeMemory, DecodePool
 from service.errors import InvalidFieldError, QueueFullError
-from service.images import ImageLimits, open_image, read_image
+from service.images.decoding import DecodeMemory, DecodePool
+from service.images.reading import ImageLimits, open_image, read_image
 from tests.service.messages import encoded, photograph
 from tests.service.numpy_engine import until
 
@@ -131,7 +131,7 @@ def test_running_out_of_memory_is_not_the_caller_s_mistake(monkeypatch: pytest.M
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("service.images.to_rgb", no_memory)
+    monkeypatch.setattr("service.images.reading.to_rgb", no_memory)
     with pytest.raises(QueueFullError):
         open_image(image_pb2.Image(encoded=encoded(photograph())), LIMITS)
 

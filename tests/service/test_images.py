@@ -11,7 +11,7 @@ from PIL import Image
 from cape.geometry import Crop
 from cape.v1 import image_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits, open_image, read_image
+from service.images.reading import ImageLimits, open_image, read_image
 from tests.service.messages import encoded, header_png, photograph, raw
 
 LIMITS = ImageLimits(max_bytes=2**20, max_pixels=1_000_000)

@@ -15,8 +15,8 @@ PROGRAM = """
 import io, resource, sys
 from PIL import Image
 from cape.v1 import image_pb2
-from service.images import ImageLimits, open_image
-from service.memory import keep_freed_memory
+from service.images.reading import ImageLimits, open_image
+from service.process.memory import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[2] == "keep" else None)
 png = io.BytesIO()
@@ -47,7 +47,7 @@ def test_decoding_again_faults_next_to_no_pages_in() -> None:
 
 
 RETURNING = """
-from service.memory import keep_freed_memory, return_freed_memory
+from service.process.memory import keep_freed_memory, return_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

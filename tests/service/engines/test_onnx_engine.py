@@ -15,11 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from cape.manifest import MODEL_FILE, Manifest
-from service.cpus import available_cpus
 from service.engines.base import CPU_BATCH
 from service.engines.choice import rtx_plugin
 from service.engines.onnx_runtime import OnnxRuntimeEngine
 from service.errors import EngineError
+from service.process.cpus import available_cpus
 
 CPU = ["CPUExecutionProvider"]
 

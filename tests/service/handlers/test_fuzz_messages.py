@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cape.geometry import Crop
 from cape.v1 import image_pb2, pose_service_pb2, support_pb2
 from service.errors import InvalidFieldError
-from service.images import ImageLimits
+from service.images.reading import ImageLimits
 from service.supports.names import content_name
 from service.supports.validation import check_box, check_support
 from tests.service.live_server import LiveServer, details, settings_for

@@ -14,7 +14,7 @@ from google.rpc import code_pb2, error_details_pb2
 from cape.v1 import pose_service_pb2
 from service.errors import MessageSizeError
 from service.handlers.pose import PoseService
-from service.shutdown import Shutdown
+from service.process.shutdown import Shutdown
 from service.telemetry.metrics import Metrics
 from tests.service.live_server import LiveServer, details, settings_for
 from tests.service.messages import cat_support, query

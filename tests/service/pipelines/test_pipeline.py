@@ -15,10 +15,10 @@ from service.errors import DeadlineError, MissingModalityError
 from service.pipelines.support_encoder import SupportEncoder
 from service.pipelines.support_tokens import PoseEstimator, SupportTokens, SupportTrace, support_cache
 from service.pipelines.texts import embedding_cache, text_embedders
+from service.process.tasks import together
 from service.supports.outline import SupportOutline
 from service.supports.prepared_support import PreparedSupport, Shot
 from service.supports.store import SupportSource
-from service.tasks import together
 from tests.service.numpy_engine import MAPS, SIZE, NumpyEngine, tiny_manifest, until, write_tokenizer
 
 TEXTS = ("left eye", "right eye", "front leg")

@@ -35,8 +35,8 @@ from cape.images import (
     to_rgb,
 )
 from cape.v1 import image_pb2
-from service.decoding import DecodeMemory
 from service.errors import InvalidFieldError, QueueFullError
+from service.images.decoding import DecodeMemory
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 START_OF_SCAN = b"\xff\xda"

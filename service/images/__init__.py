@@ -1,0 +1,1 @@
+"""Images of requests: bytes in, upright RGB pixels out, within limits."""

@@ -1,0 +1,1 @@
+"""The server's process: CPUs, memory, background tasks, shutdown."""
