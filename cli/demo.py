@@ -233,6 +233,8 @@ def _measure(demonstration: _Demonstration, requests: int) -> None:
     """Prints the latency table, and writes it as Markdown."""
     from benchmarks.harness.machine import describe_machine
     from benchmarks.latency.live_server import latency_markdown, latency_table, measure_latency
+    from cape.client import PaperFigures
+    from service.telemetry.performance import PAPER
 
     client, manifest = demonstration.client, demonstration.manifest
     demonstration.out.print(f"measuring {requests} warm and {requests} cold requests")
@@ -241,7 +243,8 @@ def _measure(demonstration: _Demonstration, requests: int) -> None:
     support = demonstration.supports["astronaut"]
     latency = measure_latency(client, query.image, _box(query), support, requests)
     model = next(model for model in client.models() if model.is_default)
-    performance = next(row for row in client.performance() if row.model == model.name)
+    row = PAPER.get(model.system)
+    paper = PaperFigures(row.seconds, row.frames_per_second) if row is not None else None
     parameters = manifest.systems[model.system].parameters / 1e6
     notes = [
         f"This machine: {describe_machine()}; {model.engine}, {model.precision}.",
@@ -249,15 +252,15 @@ def _measure(demonstration: _Demonstration, requests: int) -> None:
         "Warm: the support was encoded before. Cold: each request brings a support that the server has never seen; "
         "its photograph and texts are encoded too, as in the paper's measurement.",
     ]
-    if performance.paper is not None:
+    if paper is not None:
         notes.append(
             "The paper's row: the same system with Swin V2-S and gte-base, 195.7 M parameters, on an RTX 3060."
         )
     if not manifest.source.trained:
         notes.append(f"{UNTRAINED}; latency does not depend on that.")
-    demonstration.out.print(latency_table(latency, performance.paper, notes))
+    demonstration.out.print(latency_table(latency, paper, notes))
     path = demonstration.output / "latency.md"
-    path.write_text(latency_markdown(latency, performance.paper, notes), encoding="utf-8")
+    path.write_text(latency_markdown(latency, paper, notes), encoding="utf-8")
     demonstration.out.print(f"wrote {path}")
 
 

@@ -177,8 +177,7 @@ def test_models_and_their_performance_are_reported(client, face):
     assert model.required_modalities == ("image", "text")
     client.estimate(HOPPER, face)
     (performance,) = client.performance()
-    assert performance.paper is not None
-    assert performance.paper.time == pytest.approx(0.06135)
+    assert performance.paper is None  # the tiny model has not the published size
     assert performance.count > 0
 
 

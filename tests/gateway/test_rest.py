@@ -65,7 +65,8 @@ def test_models_and_the_live_report_are_there(gateway: str, support: str) -> Non
     (model,) = http(f"{gateway}/v1/models").json["models"]
     assert (model["name"], model["isDefault"]) == ("models/flf", True)
     (report,) = http(f"{gateway}/v1/performanceReport").json["models"]
-    assert int(report["count"]) >= 1 and report["paper"]["time"] == "0.061350s"
+    assert int(report["count"]) >= 1
+    assert "paper" not in report  # the tiny model has not the published size
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.null_engine import NullEngine
-from cape.manifest import read_manifest
+from cape.manifest import MANIFEST_NAME, read_manifest
 from cape.v1 import support_service_pb2
 from service.engines.base import Tensors
 from tests.k8s.hpa import desired_replicas, quantity
@@ -93,8 +94,13 @@ def watched(
 ) -> Iterator[Prometheus]:
     """Prometheus beside a service whose models run in its process."""
     port = free_port()
+    # Of the published size, by its own account: only then do the metrics have the paper's figures.
+    repository = Path(shutil.copytree(tiny_repository, tmp_path_factory.mktemp("published") / "flf"))
+    manifest = json.loads((repository / MANIFEST_NAME).read_text())
+    manifest["systems"]["flf"]["parameters"] = 195_715_000
+    (repository / MANIFEST_NAME).write_text(json.dumps(manifest))
     with (
-        LiveServer(settings_for(tiny_repository, metrics_port=port)) as server,
+        LiveServer(settings_for(repository, metrics_port=port)) as server,
         traffic(server),
         running_prometheus(
             prometheus, tmp_path_factory.mktemp("prometheus"), rules_file, {"capeserve": f"127.0.0.1:{port}"}

@@ -81,7 +81,7 @@ def requests(count: int) -> list[pose_service_pb2.EstimatePoseRequest]:
     for number in range(count):
         support = cat_support(seed=number)
         for index, keypoint in enumerate(support.keypoints):
-            keypoint.description = f"{number} {index} " + "the outermost end of the upper whisker " * 22
+            keypoint.description = f"{number} {index} " + "the outermost end of the upper whisker " * 7
         one = query(image_pb2.Image(encoded=large), inline_support=support)
         one.boxes.add(x=0, y=0, width=3000, height=2000)
         one.boxes.add(x=10, y=10, width=200, height=200)
