@@ -1,4 +1,4 @@
-"""`capeserve estimate`: finds the keypoints of a support in photographs, and draws them."""
+"""`capeserve estimate`: finds the keypoints of a support in images, and draws them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _parse_boxes(context: click.Context, parameter: click.Parameter, values: tup
 @click.option(
     "--follow",
     is_flag=True,
-    help="Say keypoints as they are found, where the model finds them one after the other (capellm).",
+    help="Print keypoints as they are found, if the model finds them one by one (capellm).",
 )
 @connects
 def estimate(
@@ -79,7 +79,7 @@ def estimate(
     as_json: bool,
     follow: bool,
 ) -> None:
-    """Find the keypoints of a support in photographs."""
+    """Find the keypoints of a support in images."""
     errors = console(stderr=True)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def estimate(
 
 
 def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefinition, tuple[tuple[int, int], ...]]:
-    """What to send as the support, and its skeleton."""
+    """Returns the support to send, and its skeleton."""
     if Path(source).is_file():
         definition = read_support(source)
         return definition, definition.skeleton
@@ -123,8 +123,8 @@ def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefiniti
 
 
 def _answers(client: Client, queries: Sequence[Query]) -> Iterator[tuple[int, PoseEstimate | CapeError]]:
-    """One image is a call, with its retries; several are a stream, and so are answers in parts. Raises what is no fault
-    of an image.
+    """Sends one image as a call with retries, several images or partial answers as a stream. Raises errors that do not
+    concern a single image.
     """
     if len(queries) > 1 or queries[0].partial_answers:
         yield from client.estimate_stream(queries)
@@ -137,7 +137,7 @@ def _answers(client: Client, queries: Sequence[Query]) -> Iterator[tuple[int, Po
 
 
 def _say(terminal: Console, image: Path, part: PoseEstimate) -> None:
-    """A line for every keypoint that has just been found."""
+    """Prints a line for each newly found keypoint."""
     for number, instance in enumerate(part.instances, start=1):
         for name, (x, y), score in zip(instance.names, instance.keypoints, instance.scores, strict=True):
             terminal.print(f"{image.name}, {number}: {name} at {x:.1f}, {y:.1f}, score {score:.2f}", markup=False)
@@ -152,7 +152,7 @@ def _progress(terminal: Console, total: int) -> Iterator[Any]:
 
 
 def _unique_stems(images: Sequence[Path]) -> list[str]:
-    """Names for the pictures; a number tells images of the same name in different folders apart."""
+    """Names of the pictures; a number distinguishes images of the same name from different folders."""
     stems: list[str] = []
     for image in images:
         stem, number = image.stem, 2
