@@ -4,7 +4,7 @@ Importing this package is cheap: torch, OpenCV and gRPC are imported by the modu
 
 - `cape.client`: calls a running service.
 - `cape.checkpoints`, `cape.models`: loads and runs a model in PyTorch (extra `export`).
-- `cape.manifest`: reads what an exported repository says of itself.
+- `cape.manifest`: reads the manifest of an exported repository.
 - `cape.v1`: the gRPC stubs.
 """
 

@@ -1,6 +1,6 @@
-"""Support annotation files: small JSON or YAML files that say what a keypoint set looks like.
+"""Support annotation files: small JSON or YAML files that define a support.
 
-`docs/annotations.md` describes the format with examples; `cape.coco` reads the same from COCO files.
+`docs/annotations.md` describes the format with examples; `cape.coco` reads supports from COCO files.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from cape.support import Box, KeypointDefinition, Modality, SupportDefinition, S
 
 
 class AnnotationError(ValueError):
-    """An annotation file that cannot be used; the message names the file and the field."""
+    """An invalid annotation file. The message names the file and the field."""
 
 
 def read_support(path: str | os.PathLike[str]) -> SupportDefinition:
-    """Reads a support annotation file; its example images stay paths and are read when they are sent.
+    """Reads a support annotation file. Example images stay paths; they are read when the support is sent.
 
     Args:
         path: a `.json` file, or YAML under any other ending.
 
     Raises:
-        AnnotationError: the file cannot be read, a field is wrong, or an example image is not there.
+        AnnotationError: the file cannot be read, a field is wrong, or an example image is missing.
     """
     path = Path(path)
     try:
@@ -52,10 +52,10 @@ def read_support(path: str | os.PathLike[str]) -> SupportDefinition:
 
 
 def write_support(definition: SupportDefinition, path: str | os.PathLike[str]) -> None:
-    """Writes a support annotation file that `read_support` reads back; image paths are made relative to it.
+    """Writes a support annotation file for `read_support`. Image paths become relative to it.
 
     Args:
-        definition: its example images must be paths of files.
+        definition: its example images must be file paths.
         path: a `.json` file, or YAML under any other ending.
 
     Raises:
@@ -84,7 +84,7 @@ def write_support(definition: SupportDefinition, path: str | os.PathLike[str]) -
 
 
 def parse_file(path: Path) -> Any:
-    """The content of a JSON or YAML file.
+    """Parses a JSON or YAML file.
 
     Raises:
         AnnotationError: it cannot be read, or is neither.
@@ -106,12 +106,12 @@ def parse_file(path: Path) -> Any:
         raise AnnotationError(f"{path}: {where}not YAML: {getattr(error, 'problem', None) or error}") from None
     except RecursionError:
         raise AnnotationError(f"{path}: nested too deeply") from None
-    except ValueError as error:  # A number of thousands of digits; in YAML, the 99th of a month.
+    except ValueError as error:  # For example a number with thousands of digits or, in YAML, the 99th of a month.
         raise AnnotationError(f"{path}: {error}") from None
 
 
 def annotation_error(path: Path, error: ValidationError) -> AnnotationError:
-    """The first mistake that pydantic found, with file and field: "cat.yaml: examples[0].box: ..."."""
+    """Formats the first error of pydantic, with file and field: "cat.yaml: examples[0].box: ..."."""
     first = error.errors()[0]
     field = ""
     for part in first["loc"]:
@@ -187,7 +187,7 @@ class _SupportFile(_Strict):
 
 
 def _definition(file: _SupportFile, folder: Path) -> SupportDefinition:
-    """What a file says; raises ValueError naming the field where its parts do not fit together."""
+    """Converts a parsed file. Raises ValueError naming the field if its parts are inconsistent."""
     names = [keypoint.name for keypoint in file.keypoints]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -236,7 +236,7 @@ def _support_example(example: _Example, names: list[str], folder: Path, field: s
 
 
 def support_example(image: Path, points: list[tuple[float, float] | None], box: Box | None) -> SupportExample:
-    """An example from its points, None where hidden."""
+    """Makes an example from its points, None where hidden."""
     return SupportExample(
         image=image,
         keypoints=np.array([point or (0.0, 0.0) for point in points], dtype=np.float32),
@@ -246,7 +246,7 @@ def support_example(image: Path, points: list[tuple[float, float] | None], box: 
 
 
 class _Row(list[Any]):
-    """A short list, written on one line: a point, an edge, a box."""
+    """A short list that is written on one line: a point, an edge, a box."""
 
 
 class _Dumper(yaml.SafeDumper):

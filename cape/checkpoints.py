@@ -1,6 +1,6 @@
-"""Our checkpoint format: a folder of `config.json`, `model.safetensors` and, for text, `tokenizer.json`.
+"""The checkpoint format of capeserve: a folder with `config.json`, `model.safetensors` and, for text, `tokenizer.json`.
 
-Loading checks every key and shape and unpickles nothing.
+Loading checks every key and shape, and never unpickles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXT_PREFIX = "text_encoder.tower."
 
 
 class CheckpointError(WeightsError):
-    """A checkpoint that is missing, damaged, or does not fit its configuration; names every key concerned."""
+    """A checkpoint is missing, damaged, or does not match its configuration. Names every affected key."""
 
 
 class Checkpoint(NamedTuple):
@@ -38,8 +38,8 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         system: the model, in evaluation mode.
-        tokenizer: path of its tokenizers JSON file; None where the system reads no text.
-        source: where it came from.
+        tokenizer: path of its tokenizers JSON file; None if the system reads no text.
+        source: path that it was loaded from.
         sha256: digest of its weights and configuration.
     """
 
@@ -52,13 +52,13 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(
     system: System, folder: Path, tokenizer: Path | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Writes a checkpoint; encoders whose weights an installed package holds are left out.
+    """Writes a checkpoint. Encoders whose weights come from an installed package are left out.
 
     Args:
         system: the model.
-        folder: created if need be; files in it are replaced, each one atomically.
-        tokenizer: tokenizers JSON file to keep beside the weights.
-        dtype: stores floating-point weights as this type; None: as they are.
+        folder: created if missing. Existing files are replaced atomically.
+        tokenizer: tokenizers JSON file to copy beside the weights.
+        dtype: type to store floating-point weights in; None keeps theirs.
     """
     configuration = system.configuration
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def load_checkpoint(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
-        folder: as `save_checkpoint` writes it.
-        tokenizer: takes the place of the tokenizer beside the weights.
+        folder: written by `save_checkpoint`.
+        tokenizer: replaces the tokenizer beside the weights.
 
     Raises:
         CheckpointError: naming the file, the field, or every missing, unexpected or misshapen key.
@@ -106,7 +106,7 @@ def load_checkpoint(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
 
 
 def file_digest(*paths: Path) -> str:
-    """SHA-256 over the content of files, in order."""
+    """SHA-256 of the concatenated content of files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -116,7 +116,7 @@ def file_digest(*paths: Path) -> str:
 
 
 def untrained(configuration: SystemConfiguration, seed: int = 0) -> System:
-    """A model with reproducible random weights; encoders whose weights a package holds are pretrained.
+    """Makes a model with reproducible random weights. Encoders with weights in a package are pretrained.
 
     Raises:
         CheckpointError: a package is not installed.
@@ -133,12 +133,12 @@ def untrained(configuration: SystemConfiguration, seed: int = 0) -> System:
 
 
 def untrained_checkpoint(configuration_file: Path, tokenizer: Path | None = None, seed: int = 0) -> Checkpoint:
-    """A configuration with random weights, as if it had been a checkpoint.
+    """Makes a checkpoint with random weights from a configuration.
 
     Args:
         configuration_file: a `config.json`.
-        tokenizer: tokenizers JSON file; None: BERT's vocabulary, for text encoders that read it.
-        seed: of the random weights.
+        tokenizer: tokenizers JSON file; None for BERT's vocabulary, if the text encoder uses it.
+        seed: seed of the random weights.
 
     Raises:
         CheckpointError: a package is not installed, or the tokenizer is missing.
@@ -156,10 +156,10 @@ def untrained_checkpoint(configuration_file: Path, tokenizer: Path | None = None
 
 
 def find_tokenizer(configuration: SystemConfiguration, folder: Path) -> Path | None:
-    """The tokenizer beside a checkpoint, or that of the package which holds its text encoder.
+    """Finds the tokenizer beside a checkpoint, or in the package with its text encoder.
 
     Raises:
-        CheckpointError: there is none, and the system reads text.
+        CheckpointError: the system reads text, and there is none.
         PretrainedError: the package is not installed.
     """
     if configuration.text is None:
@@ -172,10 +172,10 @@ def find_tokenizer(configuration: SystemConfiguration, folder: Path) -> Path | N
 
 
 def load_state(system: System, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Loads parameters by name into a model, in its own precision.
+    """Loads parameters by name into a model, converted to the model's precision.
 
     Raises:
-        CheckpointError: naming every missing, unexpected or misshapen key, and those with NaN or infinite numbers.
+        CheckpointError: naming every missing, unexpected or misshapen key, and keys with NaN or infinite values.
     """
     expected = system.state_dict()
     problems = [
@@ -214,7 +214,7 @@ def _packaged_prefixes(configuration: SystemConfiguration) -> list[str]:
 
 
 def _packaged_state(configuration: SystemConfiguration) -> dict[str, Tensor]:
-    """Weights that installed packages hold, named as `System` names them."""
+    """Loads the weights in installed packages, with the parameter names of `System`."""
     state: dict[str, Tensor] = {}
     for prefix in _packaged_prefixes(configuration):
         if prefix == BACKBONE_PREFIX:

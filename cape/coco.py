@@ -1,6 +1,6 @@
-"""COCO keypoint files as supports, and as boxes to look into; `cape.data.coco_dataset` reads them as data sets.
+"""Reads supports and boxes from COCO keypoint files. `cape.data.coco_dataset` reads them as data sets.
 
-COCO's own skeletons count keypoints from 1, those of MP-100 and others from 0; which it is shows in the file.
+COCO's own skeletons count keypoints from 1, those of MP-100 and others from 0. The reader detects which.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cape.images import ImageError, ImageSize, image_size, turn_points
 from cape.support import Box, KeypointDefinition, SupportDefinition, SupportExample
 
 UNKNOWN_SIDE = 1_000_000
-"""Stands for the sides of an image that cannot be read: no annotation lies outside it."""
+"""Placeholder for the size of an unreadable image: no annotation lies outside it."""
 
 SkeletonBase = Literal["detect", 0, 1]
 """The index of the first keypoint in the skeletons of a file."""
@@ -35,7 +35,7 @@ class CocoFile(BaseModel):
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
     path: Path = Field(default=Path(), exclude=True)
-    notes: list[str] = Field(default=[], exclude=True, description="What was read otherwise than it stands there.")
+    notes: list[str] = Field(default=[], exclude=True, description="Changes that were made while reading.")
     image_folder: Path | None = Field(default=None, exclude=True)
 
     def support(
@@ -47,11 +47,11 @@ class CocoFile(BaseModel):
         annotation_ids: Sequence[Id] = (),
         skeleton_base: SkeletonBase = "detect",
     ) -> SupportDefinition:
-        """A category and some of its annotations as a support.
+        """Makes a support from a category and some of its annotations.
 
         Args:
-            category: its name; None where the file has only one with keypoints.
-            shots: how many annotations to take, of those with the most labelled keypoints; ignored with ids.
+            category: its name; None if the file has only one with keypoints.
+            shots: number of annotations to take, those with the most labelled keypoints first; ignored with ids.
             image_ids: take the best labelled annotation of each of these images.
             annotation_ids: take exactly these annotations.
             skeleton_base: index of the first keypoint in skeletons.
@@ -75,7 +75,7 @@ class CocoFile(BaseModel):
         try:
             size = image_size(path)
         except ImageError:
-            # Whoever reads the pixels says what is wrong with them.
+            # The error is reported when the pixels are read.
             size = ImageSize(int(entry.width or UNKNOWN_SIDE), int(entry.height or UNKNOWN_SIDE))
         placed = self.place(annotation, size)
         name = entry.file_name
@@ -88,14 +88,14 @@ class CocoFile(BaseModel):
         return SupportExample(image=path, keypoints=placed.keypoints, visible=placed.visible, box=placed.box)
 
     def place(self, annotation: CocoAnnotation, size: ImageSize) -> Placement:
-        """An annotation in pixels of its image as it is read: upright, and as large as it is.
+        """Converts an annotation to pixels of its upright image at its actual size.
 
         Args:
             annotation: one of this file.
-            size: of its image.
+            size: size of its image.
 
         Raises:
-            AnnotationError: the box lies outside the image, or the image is not the one that was annotated.
+            AnnotationError: the box lies outside the image, or the image does not match the entry.
         """
         entry = self.images_by_id[annotation.image_id]
         points = np.array([point or (0.0, 0.0) for point in annotation.points], dtype=np.float32).reshape(-1, 2)
@@ -105,7 +105,7 @@ class CocoFile(BaseModel):
         corners = corners.reshape(-1, 2)
         factor, turned = self._relation(entry, size, annotation)
         if turned:
-            # Scaled to the stored image first: its sides are those of the entry.
+            # Scale to the stored image first, because the entry's size refers to it.
             points, corners = turn_points(points * factor, size), turn_points(corners * factor, size)
         else:
             points, corners = points * factor, corners * factor
@@ -128,7 +128,7 @@ class CocoFile(BaseModel):
     def _relation(
         self, entry: CocoImage, size: ImageSize, annotation: CocoAnnotation
     ) -> tuple[npt.NDArray[np.float32], bool]:
-        """Factors of x and y from the entry's pixels to the image's, and whether the entry is the stored image."""
+        """Scale factors of x and y from the entry to the image, and whether the entry describes the stored image."""
         if not entry.width or not entry.height:
             return np.ones(2, dtype=np.float32), False
         for turned, (width, height) in ((False, (size.width, size.height)), (True, size.stored)):
@@ -139,7 +139,7 @@ class CocoFile(BaseModel):
             if width > entry.width:
                 large, small = small, large
             times = round(large[0] / small[0])
-            # Halving an odd side leaves it short by less than one pixel of the smaller image.
+            # Halving an odd side rounds by less than one pixel of the smaller image.
             if times > 1 and all(abs(a - times * b) < times for a, b in zip(large, small, strict=True)):
                 return np.array([width / entry.width, height / entry.height], dtype=np.float32), turned
         raise self.error(
@@ -148,10 +148,10 @@ class CocoFile(BaseModel):
         )
 
     def boxes(self, category: str | None = None) -> dict[Path, list[Box]]:
-        """The boxes of a category, by image: what to look into when estimating on annotated images.
+        """Returns the boxes of a category by image, for estimating on annotated images.
 
         Raises:
-            AnnotationError: there is no such category, or an image is not there.
+            AnnotationError: the category does not exist, or an image is missing.
         """
         chosen = self._category(category)
         found: dict[Path, list[Box]] = {}
@@ -162,18 +162,18 @@ class CocoFile(BaseModel):
 
     @property
     def usable_categories(self) -> list[CocoCategory]:
-        """Those with keypoints, in the order of the file."""
+        """Categories with keypoints, in the order of the file."""
         return [category for category in self.categories if category.keypoints]
 
     def skeleton(self, category: CocoCategory, base: SkeletonBase = "detect") -> tuple[tuple[int, int], ...]:
-        """A category's edges, as indices from 0.
+        """Returns a category's edges as indices from 0.
 
         Args:
             category: one of this file.
             base: index of the first keypoint in the skeletons of the file.
 
         Raises:
-            AnnotationError: an edge joins a keypoint that is not there, or the file does not show its base.
+            AnnotationError: an edge joins a keypoint that does not exist, or the base cannot be detected.
         """
         first = self._skeleton_base() if base == "detect" else base
         skeleton = tuple((start - first, end - first) for start, end in category.skeleton)
@@ -186,10 +186,10 @@ class CocoFile(BaseModel):
         return tuple((start, end) for start, end in skeleton if start != end)
 
     def keypoint_annotations(self, category: CocoCategory) -> list[CocoAnnotation]:
-        """The annotations of a category with at least one labelled keypoint, in the order of the file.
+        """Returns the annotations of a category that have a labelled keypoint, in the order of the file.
 
         Raises:
-            AnnotationError: one has not three numbers for each keypoint.
+            AnnotationError: an annotation does not have three numbers for each keypoint.
         """
         found = [annotation for annotation in self._by_category.get(category.id, ()) if annotation.keypoints]
         for annotation in found:
@@ -203,10 +203,10 @@ class CocoFile(BaseModel):
         return [annotation for annotation in found if annotation.labelled]
 
     def image_path(self, image_id: Id) -> Path:
-        """Where the file of an image is.
+        """Returns the path of an image.
 
         Raises:
-            AnnotationError: there is no such image, or its file is missing.
+            AnnotationError: the image does not exist, or its file is missing.
         """
         image = self.images_by_id.get(image_id)
         if image is None:
@@ -215,7 +215,7 @@ class CocoFile(BaseModel):
         folders = [parent, parent / "images", parent.parent / "images"]
         if self.image_folder:
             folders = [self.image_folder]
-        # Files that were written on Windows separate folders by backslashes; exporters write paths of their machine.
+        # Windows tools write backslashes; some exporters write absolute paths of their own machine.
         slashed = image.file_name.replace("\\", "/")
         names = dict.fromkeys((image.file_name, slashed, slashed.rsplit("/", 1)[-1]))
         for name in names:
@@ -225,12 +225,12 @@ class CocoFile(BaseModel):
         raise self.error(f"image {image.file_name} is not in {' or '.join(str(folder) for folder in folders)}")
 
     def error(self, message: str) -> AnnotationError:
-        """The error that says what is wrong in this file."""
+        """Makes an error that names this file."""
         return AnnotationError(f"{self.path}: {message}")
 
     @cached_property
     def images_by_id(self) -> dict[Id, CocoImage]:
-        """Images by their ids."""
+        """Images by id."""
         return {image.id: image for image in self.images}
 
     @cached_property
@@ -266,7 +266,7 @@ class CocoFile(BaseModel):
         return chosen
 
     def _skeleton_base(self) -> int:
-        """0 or 1, from the indices of all skeletons: 0 is used only when counting from 0, K only from 1."""
+        """Detects the base from all skeletons: index 0 occurs only with base 0, index K only with base 1."""
         from_zero = any(0 in edge for category in self.categories for edge in category.skeleton)
         from_one = any(len(category.keypoints) in edge for category in self.categories for edge in category.skeleton)
         if from_zero and from_one:
@@ -283,7 +283,7 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
 
     Args:
         path: the JSON file.
-        images: folder of its images; None for the file's own folder or `images` in it.
+        images: folder of its images; None for the file's folder or its subfolder `images`.
 
     Raises:
         AnnotationError: it cannot be read, or a field is missing or wrong.
@@ -304,7 +304,7 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
 
 
 def keypoint_definitions(names: Iterable[str]) -> tuple[KeypointDefinition, ...]:
-    """Definitions with unique names: a name that comes again gets a number and keeps its text."""
+    """Makes names unique: a repeated name gets a number and keeps its text."""
     seen: Counter[str] = Counter()
     definitions = []
     for name in names:
@@ -315,7 +315,7 @@ def keypoint_definitions(names: Iterable[str]) -> tuple[KeypointDefinition, ...]
 
 
 def _name_keypoints(file: CocoFile) -> None:
-    """Invents names where a category has none: as many as its objects have keypoints."""
+    """Generates names for a category without names, one per keypoint of its objects."""
     for category in file.categories:
         if not category.keypoints:
             counts = {len(a.keypoints) for a in file.annotations if a.category_id == category.id and a.keypoints}

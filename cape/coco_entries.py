@@ -1,4 +1,4 @@
-"""Entries of COCO keypoint files, as many tools write them: categories, images and annotations."""
+"""Entries of COCO keypoint files in the variants that tools write: categories, images and annotations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from cape.support import Box
 
 Id: TypeAlias = int | str
-"""Ids are numbers or texts; a text of digits equals the number."""
+"""Ids are numbers or strings; a string of digits equals the number."""
 
 BORDER = 1.0
-"""Pixels that a keypoint may lie outside its image and still be meant to lie on its edge: annotators round."""
+"""Keypoints at most this many pixels outside their image are moved to its edge: annotation tools round."""
 
 
 def parse_id(value: Any) -> Any:
-    """An id as it is compared: a text of digits becomes the number."""
+    """Normalises an id: a string of digits becomes the number."""
     if isinstance(value, str) and value.strip().lstrip("-").isdigit():
         return int(value)
     return value
@@ -30,7 +30,7 @@ def _plain_name(value: Any) -> Any:
 
 
 def _flat(value: Any) -> Any:
-    """Triples one after another, whether nested or flat."""
+    """Flattens nested triples."""
     if isinstance(value, list) and value and all(isinstance(part, list) for part in value):
         return [number for part in value for number in part]
     return value
@@ -41,7 +41,7 @@ _Name = Annotated[str, BeforeValidator(_plain_name)]
 
 
 class _Entry(BaseModel):
-    """Null, missing and empty mean absent."""
+    """Treats null, missing and empty alike as absent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class CocoCategory(_Entry):
 
 
 class CocoImage(_Entry):
-    """An entry of `images`; `split` is not COCO's own, but common in files that hold several."""
+    """An entry of `images`. `split` is not part of COCO, but common in files with several splits."""
 
     id: _Id
     file_name: str
@@ -85,14 +85,14 @@ class CocoAnnotation(_Entry):
 
     @property
     def box(self) -> Box | None:
-        """None where the file has no box, or one without area."""
+        """None if the file has no box, or one without area."""
         if self.bbox is None or not all(map(math.isfinite, self.bbox)) or min(self.bbox[2:]) <= 0:
             return None
         return Box(*self.bbox)
 
     @property
     def points(self) -> list[tuple[float, float] | None]:
-        """Visible and occluded-but-labelled keypoints (visibility above 0); None for the others."""
+        """Points of labelled keypoints (visibility above 0, occluded ones included); None for the others."""
         triples = zip(self.keypoints[0::3], self.keypoints[1::3], self.keypoints[2::3], strict=True)
         return [
             (x, y) if x is not None and y is not None and math.isfinite(x + y) and (visibility or 0) > 0 else None
@@ -112,8 +112,8 @@ class Placement(NamedTuple):
         box: clipped to the image; None without an annotated box.
         keypoints: float32 [K, 2].
         visible: bool [K].
-        moved: keypoints less than a pixel outside, moved to the edge.
-        hidden: keypoints further outside, hidden.
+        moved: number of keypoints less than a pixel outside, moved to the edge.
+        hidden: number of keypoints further outside, hidden.
     """
 
     box: Box | None

@@ -52,7 +52,7 @@ _FORMAT_OF = {".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
 @click.option(
     "--follow",
     is_flag=True,
-    help="Say keypoints as they are found, where the model finds them one after the other (capellm).",
+    help="Print keypoints as they are found, if the model finds them one by one (capellm).",
 )
 @click.option("--images", "folder", type=_FOLDER, help="Folder of a COCO file's images.  [default: its own]")
 @click.option("--image-list", type=_EXISTING_FILE, help="COCO file that lists the images of a file of detections.")
@@ -177,7 +177,7 @@ def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefiniti
 
 
 def _say(terminal: Console, image: Path, part: PoseEstimate) -> None:
-    """A line for every keypoint that has just been found."""
+    """Prints a line for each newly found keypoint."""
     for number, instance in enumerate(part.instances, start=1):
         for name, (x, y), score in zip(instance.names, instance.keypoints, instance.scores, strict=True):
             terminal.print(f"{image.name}, {number}: {name} at {x:.1f}, {y:.1f}, score {score:.2f}", markup=False)

@@ -51,7 +51,7 @@ def support() -> None:
     "modalities",
     type=click.Choice(["image", "text"]),
     multiple=True,
-    help="Let models use only this of the support: image where the names mean nothing.",
+    help="Restrict models to this modality: image if the names are meaningless.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print the names alone, one per line.")
 @_json_option

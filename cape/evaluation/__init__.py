@@ -1,1 +1,1 @@
-"""How well keypoints are found: test pairs, predictions from anywhere, scores, calibration, robustness, reports."""
+"""Evaluation: test pairs, predictions from several sources, scores, calibration, robustness, reports."""

@@ -1,4 +1,4 @@
-"""Guesses that look at no picture: what a model has to beat before its numbers mean anything."""
+"""Baselines that ignore the image, for comparison with a model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BaselineName = Literal["centre", "mean"]
 BASELINES: tuple[BaselineName, ...] = ("centre", "mean")
 
 MEAN_OF = 30
-"""Objects of a category that a mean is taken of."""
+"""Maximum number of objects of a category to average over."""
 
 
 class CentreEstimator:
-    """An `Estimator` that says the middle of the box, for every keypoint."""
+    """An `Estimator` that returns the centre of the box for every keypoint."""
 
     name = "baseline: the centre of the box"
 
@@ -34,13 +34,13 @@ class CentreEstimator:
 
 
 class MeanEstimator:
-    """An `Estimator` that says where a keypoint of that category is on average, as a share of the box.
+    """An `Estimator` that returns each keypoint's mean position in its category, relative to the box.
 
-    Averages are those of the category's other objects in the same data set, which no model of unseen categories
-    gets to know: it is what someone would say who knows the category and does not look.
+    The mean is taken over other objects of the category in the same data set. A model never sees these objects of
+    an unseen category, so this baseline uses knowledge that a model does not have.
 
     Args:
-        dataset: the data that is evaluated on.
+        dataset: the evaluated data set.
 
     Raises of `estimate`:
         DatasetError: an object cannot be read.
@@ -65,7 +65,7 @@ class MeanEstimator:
         """Nothing to free."""
 
     def _mean(self, objects: Iterable[int], count: int) -> npt.NDArray[np.float64]:
-        """[K, 2]; the middle of the box for a keypoint that no object shows."""
+        """Mean positions [K, 2]; the centre of the box for a keypoint that no object shows."""
         shares = np.array([self._share(object_id) for object_id in objects]).reshape(-1, count, 2)
         seen = ~np.isnan(shares[..., 0])
         total = np.where(seen[..., None], shares, 0.0).sum(0)
@@ -73,7 +73,7 @@ class MeanEstimator:
         return np.where(shown > 0, total / np.maximum(shown, 1), 0.5)
 
     def _share(self, object_id: int) -> npt.NDArray[np.float64]:
-        """An object's keypoints as shares of its box; NaN where hidden."""
+        """An object's keypoints as fractions of its box; NaN where hidden."""
         if object_id not in self._shares:
             found = self._dataset.load(object_id)
             share = (found.keypoints - (found.box.x, found.box.y)) / (found.box.width, found.box.height)

@@ -1,4 +1,4 @@
-"""Do scores say which keypoints are wrong? Ranking (AUROC) and reliability (expected calibration error)."""
+"""Calibration of keypoint scores: ranking (AUROC) and reliability (expected calibration error)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ReliabilityBin:
     """Keypoints whose score lies in one interval.
 
     Attributes:
-        low: lower end, belongs to the bin.
-        high: upper end; belongs to the bin only in the last one.
-        count: how many keypoints.
-        score: their mean score; NaN where there are none.
-        right: share of them that is not wrong; NaN likewise.
+        low: lower end, inclusive.
+        high: upper end, exclusive except in the last bin.
+        count: number of keypoints.
+        score: their mean score; NaN if there are none.
+        right: share of them that is correct; NaN if there are none.
     """
 
     low: float
@@ -37,14 +37,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How scores and errors go together, over all scored and located keypoints of all pairs.
+    """Calibration over all scored and located keypoints of all pairs.
 
     Attributes:
-        keypoints: how many.
+        keypoints: number of keypoints.
         wrong: share that is wrong.
-        auroc: chance that a wrong keypoint has a lower score than a right one, ties counting half: 0.5 is no better
-            than guessing. NaN where all are right or all are wrong.
-        ece: expected calibration error: mean difference between score and share right over the bins, weighted by
+        auroc: probability that a wrong keypoint has a lower score than a correct one, ties counting half; 0.5 is
+            chance level. NaN if all are correct or all are wrong.
+        ece: expected calibration error: mean difference between score and share correct over the bins, weighted by
             their counts.
         bins: `BINS` of equal width.
     """
@@ -57,7 +57,7 @@ class Calibration:
 
 
 def calibrate(results: Sequence[PairResult]) -> Calibration:
-    """How scores and errors of test pairs go together."""
+    """Measures the calibration of scores on test pairs."""
     counted = [result.scored & result.pose.located for result in results]
     scores = _joined([result.pose.scores[mask] for result, mask in zip(results, counted, strict=True)])
     distances = _joined([result.errors[mask] / result.length for result, mask in zip(results, counted, strict=True)])
@@ -73,7 +73,7 @@ def calibrate(results: Sequence[PairResult]) -> Calibration:
 
 
 def auroc(values: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a positive has a higher value than a negative, ties counting half.
+    """Area under the ROC curve: probability that a positive has a higher value than a negative, ties counting half.
 
     Args:
         values: [N].
@@ -87,7 +87,7 @@ def auroc(values: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if positives == 0 or negatives == 0:
         return float("nan")
-    # Mann–Whitney: the sum of the positives' ranks, equal values sharing the mean of their ranks.
+    # Mann–Whitney: the sum of the positives' ranks; equal values get the mean of their ranks.
     _, group, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[group]
     return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
@@ -115,7 +115,7 @@ def reliability_bins(scores: npt.ArrayLike, right: npt.ArrayLike, bins: int = BI
 
 
 def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    """Mean |score − share right| over bins, weighted by their counts; NaN where all are empty."""
+    """Mean |score − share correct| over bins, weighted by their counts; NaN if all are empty."""
     total = sum(one.count for one in bins)
     return sum(one.count * abs(one.score - one.right) for one in bins if one.count) / total if total else float("nan")
 

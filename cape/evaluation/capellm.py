@@ -1,4 +1,4 @@
-"""Predictions of a CapeLLM, in PyTorch or by a vLLM server: from names and descriptions alone."""
+"""Predictions of CapeLLM, in PyTorch or by a vLLM server, from names and descriptions alone."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from cape.models.capellm.vllm import VllmError
 from cape.support import SupportDefinition
 
 KEPT_TOKENS = 2**30
-"""Bytes of image tokens that are kept: 1000 images of the published model, or 30,000 of the small one."""
+"""Bytes of image tokens to cache: 1000 images of the published model, or 30,000 of the small one."""
 
 BATCH = 4
-"""Images whose keypoints are asked for at a time."""
+"""Images per batch."""
 
 
 class KeypointPredictor(Protocol):
-    """What `CapeLlmPredictor` and `VllmPredictor` have in common."""
+    """Common interface of `CapeLlmPredictor` and `VllmPredictor`."""
 
     def prompts(self, support: SupportDefinition) -> Prompts:
-        """The tokens of a support's words."""
+        """Tokenises the texts of a support."""
 
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-        """Crops uint8 [S, S, 3] → image tokens [B, N, D]."""
+        """Encodes crops, uint8 [S, S, 3], to image tokens [B, N, D]."""
 
     def locate(self, image_tokens: Tensor, prompts: Prompts, readout: Readout = "greedy") -> Located:
-        """All keypoints in B crops, those of the first crop first."""
+        """Finds all keypoints in B crops, ordered by crop."""
 
 
 def checkpoint_estimator(
     checkpoint: CapeLlmCheckpoint, device: torch.device | str = "cpu", readout: Readout = "greedy"
 ) -> CapeLlmEstimator:
-    """An estimator that runs a checkpoint, as `load_capellm` returns it."""
+    """Makes an estimator from a checkpoint that `load_capellm` returned."""
     predictor = CapeLlmPredictor(checkpoint.model, checkpoint.tokenizer, device)
     configuration = checkpoint.model.configuration
     return CapeLlmEstimator(predictor, configuration, f"{checkpoint.source.name}: ", "PyTorch float32", readout)
 
 
 class CapeLlmEstimator:
-    """An `Estimator` that runs a CapeLLM; support images are not looked at.
+    """An `Estimator` that runs CapeLLM. Ignores support images.
 
     Args:
         predictor: makes the predictions.
         configuration: of the model.
-        source, engine: where it comes from and what runs it, for its name.
-        readout: how digits become a coordinate.
+        source, engine: where the weights come from and what runs them; part of the estimator's name.
+        readout: how digits are turned into a coordinate.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CapeLlmEstimator:
 
     @property
     def name(self) -> str:
-        """Checkpoint, system, towers, readout, precision."""
+        """Checkpoint, system, encoders, readout, precision."""
         return self._name
 
     def estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
@@ -113,10 +113,10 @@ class CapeLlmEstimator:
         return EpisodeAnswer(tuple(poses), ("text",))
 
     def close(self) -> None:
-        """Nothing to free that Python does not."""
+        """Does nothing: Python frees the model."""
 
     def _encode(self, queries: Sequence[QueryObject], crops: Sequence[Crop]) -> Tensor:
-        """Image tokens [B, N, D]; those of objects that were asked for before are there already."""
+        """Image tokens [B, N, D], cached by object."""
         found = []
         for query, crop in zip(queries, crops, strict=True):
             tokens = self._tokens.get(query.object_id)

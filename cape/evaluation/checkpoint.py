@@ -15,18 +15,18 @@ from cape.predictor import PredictionError, Predictor
 from cape.support import SupportDefinition
 
 KEPT_FEATURES = 2**30
-"""Bytes of backbone features that are kept: those of 5000 objects of a Swin V2, or 2400 of an EfficientNet-Lite0."""
+"""Bytes of backbone features to cache: those of 5000 objects of a Swin V2, or 2400 of an EfficientNet-Lite0."""
 
 BATCH = 16
-"""Crops in one pass of the backbone."""
+"""Crops per backbone pass."""
 
 
 class CheckpointEstimator:
-    """An `Estimator` that runs a checkpoint; an object's backbone pass is done once, however often it is asked for.
+    """An `Estimator` that runs a checkpoint. Caches the backbone features of each object.
 
     Args:
-        checkpoint: as `load_checkpoint` returns it.
-        device: where the model runs.
+        checkpoint: from `load_checkpoint`.
+        device: device to run on.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> None:
@@ -58,10 +58,10 @@ class CheckpointEstimator:
         return EpisodeAnswer(poses, encoded.modalities)
 
     def close(self) -> None:
-        """Nothing to free that Python does not."""
+        """Does nothing: Python frees the model."""
 
     def _encode(self, queries: Sequence[QueryObject], crops: Sequence[Crop]) -> Tensor:
-        """Features [B, C, F, F] of queries; those of objects that were asked for before are there already."""
+        """Features [B, C, F, F] of queries, cached by object."""
         features = [self._features.get(query.object_id) for query in queries]
         new = [row for row, known in enumerate(features) if known is None]
         for start in range(0, len(new), BATCH):

@@ -1,4 +1,4 @@
-"""What an evaluation does, as a YAML file and flags say."""
+"""Configuration of an evaluation, from a YAML file and flags."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cape.evaluation.baselines import BaselineName
 from cape.evaluation.variations import VariationName
 
 PREDICTORS = ("checkpoint", "repository", "target", "baseline")
-"""Fields that say where predictions come from."""
+"""Fields that name the source of predictions."""
 
 
 class EvaluationConfigurationError(ValueError):
-    """A configuration that cannot be used; the message names the file and the field."""
+    """An invalid configuration. The message names the file and the field."""
 
 
 class EvaluationConfiguration(BaseModel):
-    """An evaluation: whose predictions, on which pairs of which data.
+    """Configuration of an evaluation: source of predictions, data and test pairs.
 
     Exactly one of `checkpoint`, `repository`, `target` and `baseline` is set.
     """
@@ -33,26 +33,26 @@ class EvaluationConfiguration(BaseModel):
     checkpoint: Path | None = Field(None, description="Checkpoint folder or published .pth file, run in PyTorch.")
     repository: Path | None = Field(None, description="Exported repository, run in ONNX Runtime.")
     target: str | None = Field(None, description="host:port of a running service, called over gRPC.")
-    baseline: BaselineName | None = Field(None, description="A guess that looks at no picture.")
+    baseline: BaselineName | None = Field(None, description="Baseline that ignores the image.")
     model: str = Field("", description="models/{system} of a repository or service; empty: its default.")
     data: DataSource
-    shots: int = Field(1, ge=0, le=16, description="Support images of an episode; 0: queries alone.")
-    episodes: int = Field(EPISODES, ge=1, description="Episodes of a category.")
-    queries: int = Field(QUERIES, ge=1, description="Queries of an episode.")
+    shots: int = Field(1, ge=0, le=16, description="Support images per episode; 0: queries only.")
+    episodes: int = Field(EPISODES, ge=1, description="Episodes per category.")
+    queries: int = Field(QUERIES, ge=1, description="Queries per episode.")
     scoring: Literal["common", "published"] = Field(
         "common",
         description="Pairs without a keypoint visible in the query and all supports: left out, or PCK and AUC of 0 as "
         "in the published code.",
     )
-    seed: int = Field(SEED, description="Of the pairs, and of variations.")
-    variations: tuple[VariationName, ...] = Field((), description="Also measured, on the same pairs.")
+    seed: int = Field(SEED, description="Seed of the pairs and the variations.")
+    variations: tuple[VariationName, ...] = Field((), description="Variations to measure on the same pairs.")
     vllm: str | None = Field(
         None, description="URL of a vLLM server for a CapeLLM's language model; `checkpoint` is its prompter's folder."
     )
     readout: Literal["greedy", "expectation"] = Field(
-        "greedy", description="CapeLLM checkpoints: the most probable digits, or the mean over digits."
+        "greedy", description="CapeLLM checkpoints: the most probable digits, or the expectation over digits."
     )
-    missing_share: float = Field(0.5, gt=0, le=1, description="Share of texts that `missing_texts` takes away.")
+    missing_share: float = Field(0.5, gt=0, le=1, description="Share of texts that `missing_texts` removes.")
 
     @model_validator(mode="after")
     def _one_source_of_predictions(self) -> EvaluationConfiguration:
@@ -70,8 +70,8 @@ def read_configuration(path: Path | None, changes: Mapping[str, Any]) -> Evaluat
 
     Args:
         path: a YAML file; None for none.
-        changes: what flags say, which wins: values by field, and a mapping under `data`. A source of predictions
-            or a kind of data takes the place of the file's.
+        changes: values from flags by field, with a mapping under `data`; they override the file. A source of
+            predictions or a kind of data replaces the file's.
 
     Raises:
         EvaluationConfigurationError: naming the file and the field that is missing or wrong.

@@ -1,4 +1,4 @@
-"""Where predictions come from: what a checkpoint, an exported repository and a running service have in common."""
+"""Common interface of the sources of predictions: checkpoint, exported repository and running service."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cape.support import Box, Modality, SupportDefinition
 
 
 class EstimationError(RuntimeError):
-    """Predictions that could not be made; the message says why."""
+    """A prediction failed. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryObject:
-    """An object that keypoints are looked for on.
+    """A query object.
 
     Attributes:
-        object_id: unique in its data set; what was computed of it may be kept under it.
+        object_id: unique in its data set; usable as a cache key.
         image: RGB, uint8 [H, W, 3].
         box: the object, in pixels.
     """
@@ -38,7 +38,7 @@ class EstimatedPose:
     Attributes:
         keypoints: float32 [K, 2], x and y in pixels of the image.
         scores: float32 [K], 0–1.
-        located: bool [K]; where False the support says nothing of the keypoint, and its rows mean nothing.
+        located: bool [K]; False where the support does not describe the keypoint; its other values are undefined.
     """
 
     keypoints: npt.NDArray[np.float32]
@@ -48,11 +48,11 @@ class EstimatedPose:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EpisodeAnswer:
-    """What was found with one support.
+    """Poses found with one support.
 
     Attributes:
         poses: one per query, in order.
-        modalities: what of the support was used.
+        modalities: the support's modalities that were used.
     """
 
     poses: tuple[EstimatedPose, ...]
@@ -64,19 +64,19 @@ class Estimator(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it, with all that tells its answers from another's."""
+        """Name in reports, with everything that affects its answers."""
 
     def estimate(self, support: SupportDefinition, queries: Sequence[QueryObject]) -> EpisodeAnswer:
         """Encodes a support once and finds its keypoints on every query.
 
         Args:
-            support: its example images are arrays.
+            support: must have its example images as arrays.
             queries: at least one.
 
         Raises:
-            MissingModalityError: the support lacks what the model cannot do without.
-            EstimationError: anything else that keeps it from answering.
+            MissingModalityError: the support lacks a modality that the model needs.
+            EstimationError: the prediction failed for another reason.
         """
 
     def close(self) -> None:
-        """Frees what it holds; it is of no use afterwards."""
+        """Frees all resources. The estimator cannot be used afterwards."""

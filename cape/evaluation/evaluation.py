@@ -1,4 +1,4 @@
-"""A whole evaluation: pairs, scores by category, calibration, and the same pairs under variations."""
+"""Runs an evaluation: pairs, scores by category, calibration, and the same pairs under variations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cape.modalities import MissingModalityError
 from cape.support import Modality
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, pairs done and pairs in all."""
+"""Called with the current activity, the number of pairs done and the total."""
 
 
 class NothingScoredError(ValueError):
@@ -26,13 +26,13 @@ class NothingScoredError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class VariationOutcome:
-    """What became of a variation.
+    """Result of one variation.
 
     Attributes:
-        variation: which one.
-        scores: over all pairs; None where it was not measured.
-        reason: why not; empty where it was.
-        modalities: what of the supports was used.
+        variation: its name.
+        scores: over all pairs; None if it was not measured.
+        reason: why it was not measured; empty if it was.
+        modalities: the supports' modalities that were used.
     """
 
     variation: Variation
@@ -43,21 +43,21 @@ class VariationOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """All that was measured.
+    """Result of an evaluation.
 
     Attributes:
-        estimator: name of what was evaluated.
+        estimator: name of the evaluated estimator.
         data: name of the data set.
-        configuration: what was asked for.
+        configuration: the configuration that was run.
         plan: the pairs.
-        run: what each pair came to.
-        overall: mean over pairs: the number that papers report.
+        run: results by pair.
+        overall: mean over pairs, the figure that papers report.
         mean_of_categories: mean over the categories' means.
         categories: by name, in the data set's order.
         super_categories: by name, each the mean over its pairs.
-        calibration: do scores tell which keypoints are wrong.
-        variations: in the order asked for.
-        data_notes: what is not as the annotations say: missing and renamed images, keypoints outside.
+        calibration: how well scores identify wrong keypoints.
+        variations: in the order of the configuration.
+        data_notes: deviations from the annotations: missing and renamed images, keypoints outside their image.
     """
 
     estimator: str
@@ -80,19 +80,19 @@ def evaluate(
     configuration: EvaluationConfiguration,
     progress: Progress = lambda step, done, total: None,
 ) -> Evaluation:
-    """Measures an estimator.
+    """Evaluates an estimator.
 
     Args:
-        dataset: what `configuration.data` opens.
+        dataset: the data set that `configuration.data` names.
         estimator: makes the predictions.
         configuration: which pairs and variations.
-        progress: told after every episode.
+        progress: called after every episode.
 
     Raises:
         DatasetError: no category has enough objects, or an object cannot be read.
-        MissingModalityError: the model needs what the supports of this data lack.
+        MissingModalityError: the model needs a modality that the supports of this data lack.
         EstimationError: a prediction failed.
-        NothingScoredError: there is nothing to score.
+        NothingScoredError: no pair has a keypoint to score.
     """
     plan = draw_pairs(
         dataset,
@@ -145,7 +145,7 @@ def _grouped(results: Sequence[PairResult], names: Sequence[str], zeros: Mapping
     Args:
         results: the scored pairs.
         names: the group of each category.
-        zeros: index of a category → number of its pairs that count as 0.
+        zeros: category index → number of its pairs that count as 0.
     """
     groups: dict[str, list[Scores]] = {name: [] for name in names}
     for category, count in zeros.items():
@@ -158,7 +158,7 @@ def _grouped(results: Sequence[PairResult], names: Sequence[str], zeros: Mapping
 def _measure(
     change: Variation, used: tuple[Modality, ...], zeros: list[Scores], run: Callable[[Variation], EvaluationRun]
 ) -> VariationOutcome:
-    """Runs a variation, unless the model does without what it touches or cannot do without what it takes away."""
+    """Runs a variation. Skips it if the model ignores the changed modality or needs the removed one."""
     if change.changes not in used:
         nouns: dict[Modality, str] = {"image": "support images", "text": "texts"}
         return VariationOutcome(change, None, f"does not use {nouns[change.changes]}: answers as before", used)

@@ -1,4 +1,4 @@
-"""Arrays that are needed again and again, kept up to a number of bytes."""
+"""A cache of arrays, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _Value = TypeVar("_Value")
 
 
 class Kept(Generic[_Value]):
-    """Values by number, the least recently used ones dropped first.
+    """LRU cache of values by integer key, bounded in bytes.
 
     The test pairs of a category use each of its objects some 16 times (200 episodes of 16 objects out of about
-    200), so what is kept saves most of the reading and most of the backbone passes.
+    200), so the cache saves most reads and most backbone passes.
 
     Args:
-        max_bytes: how much is kept.
-        size: bytes of a value.
+        max_bytes: capacity.
+        size: returns the bytes of a value.
     """
 
     def __init__(self, max_bytes: int, size: Callable[[_Value], int]) -> None:
@@ -27,14 +27,14 @@ class Kept(Generic[_Value]):
         self._bytes = 0
 
     def get(self, key: int) -> _Value | None:
-        """The value of a key; None where it is not kept."""
+        """Returns a cached value, or None."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def put(self, key: int, value: _Value) -> None:
-        """Keeps a value, unless it is larger than all that may be kept."""
+        """Caches a value, unless it is larger than the whole capacity."""
         size = self._size(value)
         if size > self._max_bytes:
             return

@@ -1,4 +1,4 @@
-"""How far predictions are from the truth: PCK, NME, AUC and EPE, as MP-100's published evaluation defines them.
+"""Metrics: PCK, NME, AUC and EPE, as MP-100's published evaluation defines them.
 
 All are computed for each test pair over its scored keypoints (visible in the query and in every support) and then
 averaged over pairs (public GraphCape and CapeX code, which call mmpose's functions pair by pair).
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cape.support import Box
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25)
-"""Where PCK is reported; mPCK is the mean over them."""
+"""Thresholds at which PCK is reported; mPCK is the mean over them."""
 
 AUC_STEPS = 20
 """AUC is the mean PCK at 0, 1/20, …, 19/20 (mmpose, `keypoint_auc`)."""
@@ -28,14 +28,14 @@ class Scores:
     """Scores of one pair, or means over pairs.
 
     Attributes:
-        pairs: how many pairs.
-        keypoints: how many keypoints were scored.
-        pck: shares 0–1, one for each of `THRESHOLDS`.
-        auc: share 0–1.
-        nme: mean error ÷ longer side of the box; NaN where nothing was located.
+        pairs: number of pairs.
+        keypoints: number of scored keypoints.
+        pck: 0–1, one value for each of `THRESHOLDS`.
+        auc: 0–1.
+        nme: mean error ÷ longer side of the box; NaN if no keypoint was located.
         epe: mean error in pixels of the query's image; NaN likewise.
-        unlocated: share of the keypoints that the model gave no place for: wrong at every threshold, and left out
-            of `nme` and `epe`.
+        unlocated: share of the keypoints that the model did not locate. They count as wrong at every threshold and are
+            excluded from `nme` and `epe`.
     """
 
     pairs: int
@@ -57,7 +57,7 @@ class Scores:
 
 
 def box_length(box: Box) -> float:
-    """What errors are measured by: the longer side of the query's box, in pixels."""
+    """Length that normalises errors: the longer side of the query's box, in pixels."""
     return max(box.width, box.height)
 
 
@@ -96,11 +96,11 @@ def score_pair(errors: npt.ArrayLike, length: float) -> Scores:
 ZERO = Scores(
     pairs=1, keypoints=0, pck=(0.0,) * len(THRESHOLDS), auc=0.0, nme=float("nan"), epe=float("nan"), unlocated=0.0
 )
-"""What the published evaluation gives a pair without a common visible keypoint."""
+"""Scores that the published evaluation gives a pair without a common visible keypoint."""
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """The mean of scores, each counting the same; pairs and keypoints are added up.
+    """Unweighted mean of scores. Pairs and keypoints are summed.
 
     Raises:
         ValueError: there are none.

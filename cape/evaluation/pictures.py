@@ -1,4 +1,4 @@
-"""The best and the worst predictions, to see what a model can do and where it fails."""
+"""Pictures of the best and the worst predictions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cape.support import Box
 def prediction_pictures(
     results: Sequence[PairResult], dataset: KeypointDataset, count: int
 ) -> Iterator[tuple[str, str, Pixels]]:
-    """Draws predictions beside their support and the truth.
+    """Draws predictions beside their support and the ground truth.
 
     Args:
         results: of the test pairs.
-        dataset: where their objects are.
-        count: how many of the best, and how many of the worst; every query is shown once at most.
+        dataset: the data set of their objects.
+        count: number of best and of worst predictions; each query is shown at most once.
 
     Yields:
         A title, a file name and the picture.
@@ -42,7 +42,7 @@ def prediction_pictures(
 
 
 def _badness(result: PairResult) -> float:
-    """What pairs are ordered by: the mean distance, a keypoint that is not located counting as a whole box."""
+    """Sort key of pairs: mean normalised error; a keypoint that was not located counts as 1."""
     return float(np.minimum(result.errors[result.scored] / result.length, 1.0).mean())
 
 
@@ -65,7 +65,7 @@ def _picture(result: PairResult, dataset: KeypointDataset, title: str) -> Pixels
         [keypoint.name for keypoint in category.keypoints],
         skeleton=category.skeleton,
         scores=result.pose.scores,
-        # Where the truth is not known, a prediction can be neither good nor bad.
+        # Keypoints without ground truth are not drawn: a prediction for them can be neither good nor bad.
         located=result.pose.located & result.scored,
         box=query.box,
         focus=_focus(query.box),
@@ -90,6 +90,6 @@ def _annotated(found: AnnotatedObject, category: Category) -> Pixels:
 
 
 def _focus(box: Box) -> Box:
-    """The square that a model sees of a box: what lies beyond it, it cannot have found."""
+    """The square crop around a box. A model cannot find anything outside it."""
     crop = Crop.around(box.x, box.y, box.width, box.height, size=1, padding=BOX_PADDING)
     return Box(crop.left, crop.top, crop.side, crop.side)

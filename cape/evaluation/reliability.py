@@ -1,4 +1,4 @@
-"""The reliability diagram: what share of keypoints is right at each score."""
+"""The reliability diagram: share of correct keypoints by score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MISSING: Colour = (240, 170, 150)
 
 
 def reliability_diagram(calibration: Calibration) -> Pixels:
-    """Draws the bins: share right against score, the diagonal where both agree, and below how many keypoints.
+    """Draws the share of correct keypoints by score bin, the diagonal, and the counts below.
 
     Returns:
         RGB, uint8.
@@ -58,7 +58,7 @@ def reliability_diagram(calibration: Calibration) -> Pixels:
 
 
 def _draw_bins(draw: ImageDraw.ImageDraw, calibration: Calibration, floor: int) -> None:
-    """A bar as high as the share that is right, and what lies between it and the mean score."""
+    """Draws a bar for the share of correct keypoints, and its gap to the mean score."""
     for one in calibration.bins:
         if one.count == 0:
             continue
@@ -81,7 +81,7 @@ def _draw_histogram(draw: ImageDraw.ImageDraw, calibration: Calibration, top: in
 
 
 def _draw_upwards(page: Image.Image, text: str, centre: tuple[int, int]) -> None:
-    """Draws a text that reads from bottom to top."""
+    """Draws a text rotated to read from bottom to top."""
     font = load_font(17)
     label = Image.new("RGB", (round(font.getlength(text)) + 4, 24), _BACKGROUND)
     ImageDraw.Draw(label).text((2, 12), text, _INK, font, anchor="lm")

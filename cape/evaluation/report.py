@@ -1,4 +1,4 @@
-"""An evaluation as tables, Markdown and JSON. Shares are percent in tables and 0–1 in JSON."""
+"""Reports of an evaluation as tables, Markdown and JSON. Shares are percentages in tables and 0–1 in JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Table:
     """A table.
 
     Attributes:
-        title: what it shows.
+        title: its caption.
         header: a name per column.
         rows: a cell per column.
         texts: columns that hold text; the others hold numbers.
@@ -32,7 +32,7 @@ class Table:
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
-    """Scores by category, super-category and overall; variations, if there are any; calibration."""
+    """Makes the tables: scores by category, super-category and overall; variations, if any; calibration."""
     rows = [_row(name, scores) for name, scores in evaluation.categories.items()]
     if len(evaluation.super_categories) > 1:
         rows += [_row(f"{name} (all)", scores) for name, scores in evaluation.super_categories.items()]
@@ -55,7 +55,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What a reader of the tables must know: sentences."""
+    """Notes on the tables, one sentence each."""
     configuration = evaluation.configuration
     found = [
         f"{configuration.shots}-shot, {len(evaluation.plan.episodes)} episodes, {evaluation.plan.pairs} pairs,"
@@ -83,7 +83,7 @@ def markdown(evaluation: Evaluation, pictures: Sequence[tuple[str, str]] = ()) -
     """A Markdown document.
 
     Args:
-        evaluation: what was measured.
+        evaluation: the evaluation to report.
         pictures: titles and file names of further pictures beside the document.
     """
     lines = [f"# {evaluation.estimator}", "", f"On {evaluation.data}.", "", *notes(evaluation)]
@@ -99,7 +99,7 @@ def markdown(evaluation: Evaluation, pictures: Sequence[tuple[str, str]] = ()) -
 
 
 def document(evaluation: Evaluation) -> dict[str, Any]:
-    """All numbers, ready for JSON; what cannot be said is null."""
+    """Converts all results to JSON types; NaN becomes null."""
     calibration = evaluation.calibration
     return {
         "estimator": evaluation.estimator,
@@ -202,5 +202,5 @@ def _numbers(scores: Scores) -> dict[str, float | int | None]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN; six decimals are more than any of these numbers means."""
+    """Rounds to six decimals, more than is significant; NaN becomes None, because JSON has no NaN."""
     return None if math.isnan(value) else round(value, 6)

@@ -1,4 +1,4 @@
-"""Runs an estimator over test pairs and keeps what each pair came to."""
+"""Runs an estimator over test pairs and collects the results."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from cape.evaluation.variations import Variation
 from cape.support import Modality
 
 KEPT_OBJECTS = 2**28
-"""Bytes of decoded photographs that are kept."""
+"""Bytes of decoded images to cache."""
 
 Progress = Callable[[int, int], None]
-"""Called with pairs done and pairs in all."""
+"""Called with the number of pairs done and the total."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairResult:
-    """What one test pair came to.
+    """Result of one test pair.
 
     Attributes:
-        category: its index.
+        category: index of the category.
         supports: ids of the support objects.
         query: id of the query object.
         scored: bool [K], the keypoints visible in the query and in every support; at least one.
-        errors: float64 [K], pixels of the query's image; infinite where not located. Of meaning where scored.
+        errors: float64 [K], pixels of the query's image; infinite where not located. Valid only where scored.
         length: longer side of the query's box, in pixels.
         pose: the prediction.
-        scores: PCK and the like.
+        scores: the metrics of the pair.
     """
 
     category: int
@@ -53,15 +53,15 @@ class PairResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationRun:
-    """All pairs of a plan.
+    """Results of all pairs of a plan.
 
     Attributes:
         results: the pairs that can be scored, in the plan's order.
-        unscored: how many cannot: no keypoint is visible in the query and in every support.
-        modalities: what of the supports was used.
-        left_out: pairs left out because an object cannot be read.
-        unreadable: why, a message for each such object.
-        unscored_by_category: index of a category → number of its pairs that cannot be scored.
+        unscored: number of pairs that cannot be scored: no keypoint is visible in the query and in every support.
+        modalities: the supports' modalities that were used.
+        left_out: number of pairs left out because an object cannot be read.
+        unreadable: one message for each such object.
+        unscored_by_category: category index → number of its pairs that cannot be scored.
     """
 
     results: tuple[PairResult, ...]
@@ -81,19 +81,19 @@ def run_pairs(
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> EvaluationRun:
-    """Asks an estimator about every pair.
+    """Runs an estimator on every pair.
 
     Args:
-        dataset: where the plan's objects are.
+        dataset: the data set of the plan's objects.
         plan: from `draw_pairs`.
         estimator: makes predictions.
-        variation: changes each support before it is shown; the pairs, and what is scored, stay the same.
-        seed: of the variation.
-        progress: told after every episode.
+        variation: changes each support before it is used; the pairs and the scored keypoints stay the same.
+        seed: seed of the variation.
+        progress: called after every episode.
 
     Raises:
         DatasetError: no object can be read.
-        MissingModalityError: the model cannot do without something that the supports lack.
+        MissingModalityError: the model needs a modality that the supports lack.
         EstimationError: a prediction failed.
     """
     objects: Kept[AnnotatedObject] = Kept(KEPT_OBJECTS, lambda found: found.image.nbytes)

@@ -17,22 +17,22 @@ from cape.modalities import MissingModalityError
 from cape.support import ImageSource, SupportDefinition
 
 CONCURRENT = 16
-"""Queries under way at a time, so that the server has something to batch."""
+"""Concurrent queries; more than one lets the server form batches."""
 
 BARE_PIXELS = 4 * 2**20
-"""Bytes up to which pixels are sent bare; larger photographs as PNG, which loses nothing either."""
+"""Maximum bytes of an image to send as raw pixels; larger ones are sent as PNG, which is lossless too."""
 
 
 class ServiceEstimator:
-    """An `Estimator` that calls a server: each support is registered once, its queries are sent side by side.
+    """An `Estimator` that calls a server. Registers each support once and sends its queries concurrently.
 
-    Supports that it registered are deleted again, so that evaluating leaves nothing behind.
+    Deletes the supports that it registered.
 
     Args:
         target: "host:port".
         options: TLS, token, timeout, retries.
         model: "models/{system}"; empty for the server's default.
-        concurrent: queries under way at a time.
+        concurrent: number of concurrent queries.
 
     Raises:
         EstimationError: the server does not answer, or has no such model.
@@ -72,7 +72,7 @@ class ServiceEstimator:
         except CapeError as error:
             raise EstimationError(f"{support.category}: {error}") from None
         finally:
-            # What somebody else registered is not ours to delete.
+            # Supports that existed before are not deleted.
             if not registered.already_existed:
                 self._client.delete_support(registered.name)
         poses = tuple(

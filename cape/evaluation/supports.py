@@ -1,4 +1,4 @@
-"""Objects of a data set as the support that a model gets."""
+"""Makes supports from objects of a data set."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cape.support import SupportDefinition, SupportExample
 
 
 def support_definition(category: Category, objects: Sequence[AnnotatedObject]) -> SupportDefinition:
-    """A category and some of its objects as a support.
+    """Makes a support from a category and some of its objects.
 
     Args:
-        category: gives names, descriptions and skeleton.
-        objects: one example each; one without a visible keypoint teaches nothing and is left out.
+        category: source of names, descriptions and skeleton.
+        objects: become one example each; objects without a visible keypoint are left out.
     """
     return SupportDefinition(
         category=category.name,
         keypoints=category.keypoints,
-        # Servers refuse an edge from a keypoint to itself; for a graph it means nothing.
+        # Servers reject edges from a keypoint to itself; they have no meaning in the graph.
         skeleton=tuple((start, end) for start, end in category.skeleton if start != end),
         examples=tuple(
             SupportExample(image=found.image, keypoints=found.keypoints, visible=found.visible, box=found.box)
@@ -32,5 +32,5 @@ def support_definition(category: Category, objects: Sequence[AnnotatedObject]) -
 
 
 def seen_in_all(objects: Sequence[AnnotatedObject]) -> npt.NDArray[np.bool_]:
-    """bool [K]: which keypoints are visible in every object."""
+    """Returns bool [K], True for keypoints visible in every object."""
     return np.asarray(np.logical_and.reduce([found.visible for found in objects]))

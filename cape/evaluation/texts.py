@@ -1,4 +1,4 @@
-"""Other texts for a keypoint: misspelt, reworded, or none worth the name. Deterministic from a generator."""
+"""Changed texts for keypoints: misspelt, reworded or meaningless. Deterministic given the generator."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import string
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 _WORD = re.compile(r"[A-Za-z]{3,}")
-"""Words that a typo goes into: in shorter ones it leaves nothing to recognise."""
+"""Words that may get a typo; shorter ones would become unrecognisable."""
 
 _SIDE = re.compile(r"^(left|right)\s+(.+)$", re.IGNORECASE)
 
 
 def misspelt(text: str, generator: random.Random) -> str:
-    """A text with one typo: two letters swapped, one left out, one doubled, or a neighbour on the keyboard hit.
+    """Adds one typo: two letters swapped, one omitted, one doubled, or a neighbouring key.
 
-    A text without a word of three letters stays as it is.
+    A text without a word of three or more letters is returned unchanged.
     """
     words = list(_WORD.finditer(text))
     if not words:
         return text
     word = generator.choice(words)
     changed = word[0]
-    while changed.lower() == word[0].lower():  # two equal letters swapped are no typo
+    while changed.lower() == word[0].lower():  # swapping two equal letters changes nothing
         changed = _typo(word[0], generator)
     return text[: word.start()] + changed + text[word.end() :]
 
@@ -44,7 +44,7 @@ def _typo(word: str, generator: random.Random) -> str:
 
 
 def _neighbours(letter: str) -> str:
-    """The keys beside a letter's, on a QWERTY keyboard."""
+    """Returns the keys left and right of a letter on a QWERTY keyboard."""
     for row in _ROWS:
         if (place := row.find(letter.lower())) >= 0:
             return row[max(0, place - 1) : place] + row[place + 1 : place + 2]
@@ -52,7 +52,7 @@ def _neighbours(letter: str) -> str:
 
 
 def reworded(text: str, category: str, generator: random.Random) -> str:
-    """A text that says the same in other words, by rule, where nobody has written paraphrases.
+    """Rewords a text by rule, for data without written paraphrases.
 
     "left front paw" becomes "the front paw on the left side", "nose" "the nose of the cat".
     """
@@ -64,5 +64,5 @@ def reworded(text: str, category: str, generator: random.Random) -> str:
 
 
 def meaningless(index: int) -> str:
-    """What stands where nobody wrote anything: a number."""
+    """Returns a text without meaning: a number."""
     return f"keypoint {index + 1}"

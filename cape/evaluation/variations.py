@@ -1,6 +1,6 @@
-"""Supports that are worse than they should be: the robustness study of the multi-modal paper (Figure 7), widened.
+"""Degraded supports: an extended version of the robustness study of the multi-modal paper (Figure 7).
 
-The paper shows predictions under other descriptions; here every variation is measured on the same pairs.
+The paper shows predictions with other descriptions; here every variation is measured on the same pairs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Change: TypeAlias = Callable[[SupportDefinition, Category, random.Random], Suppo
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """A way in which supports change.
+    """A way to change supports.
 
     Attributes:
-        name: what configurations call it.
+        name: its name in configurations.
         description: what it does, for reports.
-        changes: the modality that it touches: a model that does not use it answers as before.
-        change: a support, its category and a generator → the changed support.
+        changes: the modality that it changes. A model that does not use this modality is not affected.
+        change: maps a support, its category and a generator to the changed support.
     """
 
     name: VariationName
@@ -42,11 +42,11 @@ class Variation:
 
 
 def variation(name: VariationName, missing_share: float) -> Variation:
-    """The variation of a name.
+    """Makes a variation by name.
 
     Args:
         name: one of `VARIATIONS`.
-        missing_share: share of the keypoints, 0–1, that "missing_texts" takes the text from.
+        missing_share: share of the keypoints, 0–1, whose text "missing_texts" removes.
     """
     if name == "paraphrased":
         return Variation(name, "every text in other words of the same meaning", "text", _paraphrase)
@@ -91,8 +91,8 @@ def _remove_texts(support: SupportDefinition, share: float, generator: random.Ra
 
 
 def _rename(support: SupportDefinition, category: Category, generator: random.Random) -> SupportDefinition:
-    """Names in other words of the same meaning (CapeLLM, section 4.4, Figure 4); systems that read one text a
-    keypoint read the description, and answer as before where there is one."""
+    """Replaces names by others of the same meaning (CapeLLM, section 4.4, Figure 4). Systems that read one text per
+    keypoint read the description and are affected only where there is none."""
     renamed = []
     for index, keypoint in enumerate(support.keypoints):
         written = category.paraphrases[index] if index < len(category.paraphrases) else ()
@@ -104,7 +104,7 @@ def _rename(support: SupportDefinition, category: Category, generator: random.Ra
 def _without_descriptions(
     support: SupportDefinition, category: Category, generator: random.Random
 ) -> SupportDefinition:
-    """Names alone (CapeLLM, Table 3, without description)."""
+    """Removes descriptions (CapeLLM, Table 3, without description)."""
     return replace(support, keypoints=tuple(KeypointDefinition(keypoint.name) for keypoint in support.keypoints))
 
 
@@ -117,7 +117,7 @@ def _only_texts(support: SupportDefinition, category: Category, generator: rando
 
 
 def _with_texts(support: SupportDefinition, texts: Sequence[str]) -> SupportDefinition:
-    """The support with other descriptions; the names, which tell keypoints apart, stay."""
+    """Replaces descriptions. Names stay, because they identify keypoints."""
     keypoints = tuple(
         KeypointDefinition(keypoint.name, text) for keypoint, text in zip(support.keypoints, texts, strict=True)
     )
