@@ -167,7 +167,7 @@ def _refuse_shared_ids(jobs: Sequence[Job]) -> None:
 
 
 def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefinition, SupportDefinition]:
-    """What to send as the support, and its definition."""
+    """Returns the support to send, and its definition."""
     if Path(source).is_file():
         definition = read_support(source)
         return definition, definition
@@ -194,7 +194,7 @@ def _progress(terminal: Console, total: int, *, quiet: bool) -> Iterator[Callabl
 
 
 def _unique_stems(images: Sequence[Path]) -> list[str]:
-    """Names for the pictures; a number tells images of the same name in different folders apart."""
+    """Names of the pictures; a number distinguishes images of the same name from different folders."""
     stems: dict[str, None] = {}
     for image in images:
         stem, number = image.stem, 2
