@@ -57,11 +57,6 @@ class Selection:
     min_score: float = 0.0
 
 
-def is_video(source: str) -> bool:
-    """Whether an argument names a video file."""
-    return Path(source).suffix.lower() in VIDEO_SUFFIXES and Path(source).is_file()
-
-
 def find_jobs(sources: Sequence[str], boxes: tuple[Box, ...], selection: Selection) -> list[Job]:
     """The images that the arguments name, each once, in the order of the arguments.
 
@@ -109,6 +104,8 @@ def _image_files(source: str, path: Path) -> list[Path]:
         if not images:
             raise click.UsageError(f"{source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return images
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise click.UsageError(f"{source} is a video, which this command does not read: give its frames as images")
     if path.exists():
         return [path]
     if glob.has_magic(source):

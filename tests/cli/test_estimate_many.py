@@ -142,7 +142,13 @@ def test_an_image_that_fails_is_named_and_tried_again(capeserve, examples, folde
 
 
 @pytest.mark.parametrize(
-    ("source", "message"), [("missing.jpg", "does not exist"), ("*.nothing", "no image matches"), ("", "no images")]
+    ("source", "message"),
+    [
+        ("missing.jpg", "does not exist"),
+        ("*.nothing", "no image matches"),
+        ("", "no images"),
+        ("clip.mp4", "give its frames as images"),
+    ],
 )
 def test_an_argument_that_names_no_image_is_refused(capeserve, examples, tmp_path, source, message):
     result = capeserve("estimate", tmp_path / source, "--support", examples / "cat.yaml")
