@@ -1,7 +1,7 @@
-"""What a model is made of: one configuration per system, stored beside its weights.
+"""Model configuration, stored beside the weights.
 
 The defaults are the published ones (multi-modal paper, Table 3, and the public GraphCape and CapeX
-configurations), so a file names only what differs.
+configurations), so a file contains only what differs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ GraphPlacement = Literal["pre", "post", "both", "none"]
 Combination = Literal["agreement", "best", "confidence", "mean"]
 
 IMAGE_SYSTEMS = frozenset({"flf", "dlf", "graphcape", "visual_only", "capeformer"})
-"""Systems that look at support images."""
+"""Systems that use support images."""
 
 TEXT_SYSTEMS = frozenset({"flf", "dlf", "capex", "textual_only"})
 """Systems that read keypoint texts."""
 
 
 class ConfigurationError(ValueError):
-    """A configuration that cannot be a model, with the field that says so."""
+    """An invalid configuration. The message names the field."""
 
 
 class _Strict(BaseModel):
@@ -42,7 +42,7 @@ class BackboneConfiguration(_Strict):
     window: int = Field(default=16, ge=2)
     pretrained_windows: tuple[int, ...] = Field(
         default=(),
-        description="Swin V2: the window of each stage in pretraining, to which positions are scaled; none: its own.",
+        description="Swin V2: window of each stage in pretraining, to which positions are scaled; none: its own.",
     )
     drop_path_rate: float = Field(default=0.3, ge=0, lt=1)
     weights: str = Field(
@@ -60,7 +60,7 @@ class BackboneConfiguration(_Strict):
 
     @property
     def name(self) -> str:
-        """'swinv2-tiny', 'swinv2-small', or what tells it apart from those."""
+        """'swinv2-tiny', 'swinv2-small', or a name made from its dimensions."""
         if self.kind == "efficientnet_lite0":
             return "efficientnet-lite0"
         known: dict[tuple[int, tuple[int, ...]], str] = {
@@ -73,7 +73,7 @@ class BackboneConfiguration(_Strict):
 
     @property
     def channels(self) -> int:
-        """C of the feature map."""
+        """C, channels of the feature map."""
         if self.kind == "efficientnet_lite0":
             return 432  # 112 at stride 16 beside 320 at stride 32
         return int(self.embed_dim * 2 ** (len(self.depths) - 1))
@@ -85,7 +85,7 @@ class BackboneConfiguration(_Strict):
 
 
 class TextConfiguration(_Strict):
-    """The text encoder: an architecture of transformers and how its states become one vector a text."""
+    """The text encoder: an architecture of transformers, and how its states are pooled to one vector per text."""
 
     kind: Literal["gte", "bert", "clip"] = "gte"
     name: str = "gte-base-en-v1.5"
@@ -94,12 +94,12 @@ class TextConfiguration(_Strict):
         description="CLS state; mean, maximum, mean weighted by position, or last state of the tokens; or CLIP's "
         "projected end-of-text state.",
     )
-    max_tokens: int = Field(default=77, ge=2, description="Tokens after which a text is cut, as published.")
+    max_tokens: int = Field(default=77, ge=2, description="Texts are truncated to this many tokens, as published.")
     architecture: dict[str, Any] = Field(
         default_factory=lambda: dict(GTE_BASE),
         description="Arguments of the transformers configuration class.",
     )
-    weights: str = Field(default="stored", description="As in the backbone.")
+    weights: str = Field(default="stored", description="See the backbone's.")
 
     @property
     def dimension(self) -> int:
@@ -132,7 +132,7 @@ MINILM: dict[str, Any] = {
     "type_vocab_size": 2,
     "pad_token_id": 0,
 }
-"""all-MiniLM-L6-v2, whose sentence embedding is the mean over tokens."""
+"""all-MiniLM-L6-v2. Its sentence embedding is the mean over tokens."""
 
 
 class HeadConfiguration(_Strict):
@@ -145,8 +145,8 @@ class HeadConfiguration(_Strict):
     encoder_layers: int = Field(default=3, ge=1)
     decoder_layers: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    similarity_size: int = Field(default=16, ge=2, description="Side of the map that keypoints are looked for on.")
-    graph: GraphPlacement = Field(default="pre", description="Which of the two feed-forward layers are graph ones.")
+    similarity_size: int = Field(default=16, ge=2, description="Side of the similarity map, in cells.")
+    graph: GraphPlacement = Field(default="pre", description="Which feed-forward layers are graph convolutions.")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> HeadConfiguration:
@@ -156,22 +156,22 @@ class HeadConfiguration(_Strict):
 
 
 class SystemConfiguration(_Strict):
-    """A whole model."""
+    """A complete model."""
 
     system: SystemName = "flf"
     backbone: BackboneConfiguration = BackboneConfiguration()
     text: TextConfiguration | None = TextConfiguration()
     head: HeadConfiguration = HeadConfiguration()
     leading: Literal["image", "text"] = Field(
-        default="image", description="FLF: the modality that the other is fused into (equations 3 and 4)."
+        default="image", description="FLF: modality that the other is fused into (equations 3 and 4)."
     )
     projections: bool = Field(
         default=True,
-        description="FLF: learned W_Q, W_K, W_V (equation 1); without: a visual query_proj and γ alone.",
+        description="FLF: learned W_Q, W_K, W_V (equation 1); if false, only a visual query_proj and γ.",
     )
     combination: Combination = Field(
         default="agreement",
-        description="DLF: how the pathways' answers become one; see `cape.models.combination.pathway_weights`.",
+        description="DLF: how the pathways' answers are combined; see `cape.models.combination.pathway_weights`.",
     )
     agreement_radius: float = Field(
         default=0.1, ge=0, description="DLF, 'agreement': distance up to which answers are averaged ÷ side of the crop."
@@ -185,7 +185,7 @@ class SystemConfiguration(_Strict):
     )
     max_keypoints: int = Field(default=100, ge=1)
     box_padding: float = Field(default=1.25, gt=0, description="Side of the crop ÷ longer side of the box.")
-    trained: bool = Field(default=False, description="False: the weights are random and answers mean nothing.")
+    trained: bool = Field(default=False, description="False: the weights are random and answers are meaningless.")
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SystemConfiguration:
@@ -214,7 +214,7 @@ class SystemConfiguration(_Strict):
 
     @property
     def pathways(self) -> int:
-        """P: transformers that run side by side."""
+        """P, number of transformers that run in parallel."""
         return 2 if self.system == "dlf" else 1
 
 
@@ -222,7 +222,7 @@ def parse_configuration(document: str | bytes, source: Path | str) -> SystemConf
     """Parses a JSON configuration.
 
     Raises:
-        ConfigurationError: with the source and the field that is wrong.
+        ConfigurationError: naming the source and the invalid field.
     """
     try:
         return SystemConfiguration.model_validate_json(document)
@@ -231,7 +231,7 @@ def parse_configuration(document: str | bytes, source: Path | str) -> SystemConf
 
 
 def first_mistake(error: ValidationError, source: Path | str) -> ConfigurationError:
-    """What is wrong first in a configuration, with its source and field."""
+    """Formats the first error in a configuration, with source and field."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "document"
     return ConfigurationError(f"{source}: {field}: {first['msg']}")

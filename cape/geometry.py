@@ -1,6 +1,6 @@
-"""Where a box of a photograph lies in the square crop that the models see, and back.
+"""Maps between an image and the square crop of a box that models see.
 
-One source for training, evaluation and serving: a pixel of difference here is a pixel of error in every answer.
+Training, evaluation and serving share this code: a difference of one pixel would be an error of one pixel everywhere.
 The crop is the published one: centre of the box, side = longer side × padding, bilinear (public GraphCape code).
 """
 
@@ -17,17 +17,17 @@ BOX_PADDING = 1.25
 
 
 ALIGNED = 1e-4
-"""Pixels by which a crop may miss the grid and still count as on it. No 8-bit pixel shows such rounding of a box."""
+"""Tolerance in pixels for a crop to count as aligned with the pixel grid; too small to change an 8-bit value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A square of a photograph, `size` × `size` once resized.
+    """A square region of an image, resized to `size` × `size`.
 
     Attributes:
-        left: x of the square's left edge, in pixels of the photograph; may be negative.
-        top: y of its top edge, likewise.
-        side: length of its side, in pixels of the photograph.
+        left: x of the square's left edge, in pixels of the image; may be negative.
+        top: y of its top edge, in pixels of the image; may be negative.
+        side: length of its side, in pixels of the image.
         size: side of the resized square, in pixels.
     """
 
@@ -40,7 +40,7 @@ class Crop:
     def around(
         cls, x: float, y: float, width: float, height: float, *, size: int, padding: float = BOX_PADDING
     ) -> Crop:
-        """The crop of a box given by its top left corner and its size, all in pixels of the photograph.
+        """Returns the crop around a box, given its top left corner and size in pixels of the image.
 
         Raises:
             ValueError: the box has no area.
@@ -51,7 +51,7 @@ class Crop:
         return cls(x + width / 2 - side / 2, y + height / 2 - side / 2, side, size)
 
     def extract(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Cuts the crop out of an image, black where it reaches over the edge.
+        """Extracts the crop from an image. Pixels outside the image are black.
 
         Args:
             image: RGB, uint8 [H, W, 3].
@@ -69,7 +69,7 @@ class Crop:
         return np.asarray(warped, dtype=np.uint8)
 
     def _aligned(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-        """The crop as a view, where its pixels are pixels of the image: warping would give the same ones."""
+        """Returns the crop as a view if it is aligned with the pixel grid; warping would give identical pixels."""
         left, top = round(self.left), round(self.top)
         inside = 0 <= left <= image.shape[1] - self.size and 0 <= top <= image.shape[0] - self.size
         offset = max(abs(self.left - left), abs(self.top - top), abs(self.side - self.size))
@@ -78,11 +78,11 @@ class Crop:
         return np.ascontiguousarray(image[top : top + self.size, left : left + self.size])
 
     def to_crop(self, points: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Maps points [..., 2] from pixels of the photograph to the crop, 0–1."""
+        """Maps points [..., 2] from pixels of the image to fractions of the crop."""
         origin = np.array([self.left, self.top], dtype=np.float64)
         return ((np.asarray(points, dtype=np.float64) - origin) / self.side).astype(np.float32)
 
     def to_image(self, points: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Maps points [..., 2] from the crop, 0–1, to pixels of the photograph."""
+        """Maps points [..., 2] from fractions of the crop to pixels of the image."""
         origin = np.array([self.left, self.top], dtype=np.float64)
         return (np.asarray(points, dtype=np.float64) * self.side + origin).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reads images: any file that people have in, upright 8-bit RGB out.
+"""Reads image files of many kinds as upright 8-bit RGB.
 
 The client, data sets, drawing and the service all read images here, so that a model sees the same pixels everywhere.
 """
@@ -19,14 +19,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from cape.support import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats that are always read, by Pillow's names. Others are rejected, which keeps their decoders off the attack
+"""Formats that are always supported, by Pillow's names. Others are rejected, which keeps their decoders off the attack
 surface."""
 
 BAND_PIXELS = 1_000_000
-"""Pixels that are converted at a time."""
+"""Pixels to convert at a time."""
 
 WIDE_MODES = {"I", "F"}
-"""32-bit integer and floating point pixels: their range is unknown, scaling to 8 bits would be a guess."""
+"""Modes with 32-bit pixels. Their range is unknown, so scaling them to 8 bits would be a guess."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,20 +37,20 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation; 1 is upright already."""
+"""Transposition that makes an image upright, by EXIF orientation; 1 needs none."""
 
 SIDEWAYS = {5, 6, 7, 8}
-"""Orientations whose upright width is the stored height."""
+"""Orientations that swap width and height."""
 
 MODERN_BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
 }
-"""Brand in the header of an ISO media file → what people call it."""
+"""Brand in the header of an ISO media file → common name."""
 
 
 class ImageError(OSError):
-    """An image that cannot be read; the message says why."""
+    """An image cannot be read. The message says why."""
 
 
 class ImageSize(NamedTuple):
@@ -73,7 +73,7 @@ class ImageSize(NamedTuple):
 
 @lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
-    """Formats that this installation reads: HEIC and AVIF too where the extra `heif` is installed."""
+    """Formats that this installation supports; with the extra `heif` also HEIC and AVIF."""
     if find_spec("pillow_heif") is None:
         return FORMATS
     import pillow_heif
@@ -93,14 +93,14 @@ def read_image(source: ImageSource) -> npt.NDArray[np.uint8]:
         RGB, uint8 [H, W, 3], upright (EXIF orientation applied), transparency on white.
 
     Raises:
-        ImageError: it cannot be read, is damaged or cut short, or of a format that is not read.
+        ImageError: it cannot be read, is damaged or truncated, or has an unsupported format.
     """
     if isinstance(source, np.ndarray):
         return source
     name = f"{os.fspath(source)}: " if not isinstance(source, bytes) else ""
     try:
         with open_image(source) as image:
-            # A PNG's orientation may come after its pixels.
+            # The orientation of a PNG may follow its pixels.
             image.load()
             return to_rgb(image, orientation_of(image))
     except ImageError:
@@ -114,7 +114,7 @@ def image_size(source: str | os.PathLike[str] | bytes) -> ImageSize:
     """Reads the size of an image file without decoding it.
 
     Raises:
-        ImageError: as `read_image`; damage behind the header goes unnoticed.
+        ImageError: as `read_image`, but damage after the header is not detected.
     """
     with open_image(source) as image:
         orientation = orientation_of(image)
@@ -126,7 +126,7 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Opens an image file and reads its header.
 
     Raises:
-        ImageError: it is missing, no image, or of a format that is not read.
+        ImageError: it is missing, not an image, or has an unsupported format.
     """
     name = f"{os.fspath(source)}: " if not isinstance(source, bytes) else ""
     try:
@@ -140,7 +140,7 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def not_an_image(head: bytes) -> str:
-    """What to say of content that no decoder knows.
+    """Explains why content cannot be decoded.
 
     Args:
         head: its first bytes, 16 or more.
@@ -158,14 +158,14 @@ def to_rgb(image: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
     16-bit grey is scaled to 8 bits over its whole range; transparency becomes white.
 
     Raises:
-        ImageError: its pixels have 32 bits a channel.
+        ImageError: it has 32 bits per channel.
     """
     image.load()
     if image.mode in WIDE_MODES:
         raise ImageError("32-bit pixels; use 8 or 16 bits a channel")
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
-    # In bands of rows: Pillow's own pixels and these are the only whole copies, 7 bytes a pixel.
+    # In bands of rows, so that Pillow's pixels and these are the only full copies: 7 bytes per pixel.
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -177,10 +177,10 @@ def to_rgb(image: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
 
 
 def _band_to_rgb(band: Image.Image) -> Image.Image:
-    """Converts rows of an image to 8-bit RGB, transparency to white."""
+    """Converts rows of an image to 8-bit RGB on a white background."""
     if band.mode.startswith("I;16"):
         grey = np.asarray(band).astype(np.uint32)
-        # 65,535 / 255 = 257: the whole range is scaled, where Pillow's own conversion would clip at 255.
+        # 65,535 / 255 = 257: scales the whole range; Pillow's conversion would clip at 255.
         band = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if band.has_transparency_data:
         layers = band.convert("RGBA")
@@ -190,7 +190,7 @@ def _band_to_rgb(band: Image.Image) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1–8; 1 where the EXIF data has none or is damaged, as image viewers do."""
+    """EXIF orientation, 1–8; 1 if it is missing or damaged, as in image viewers."""
     try:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
@@ -215,7 +215,7 @@ def turn_points(points: npt.NDArray[np.float32], size: ImageSize) -> npt.NDArray
 
 
 def reason_of(error: Exception) -> str:
-    """An exception's message on one line."""
+    """Returns an exception's message as one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

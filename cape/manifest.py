@@ -1,8 +1,7 @@
-"""The model manifest, `cape.json`: all that an exported repository says of itself.
+"""The model manifest, `cape.json`, which describes an exported repository.
 
-It is the contract between `export`, which writes it, and `service`, which reads it: systems, components,
-shapes, limits, precision, where the weights came from and how far they are from PyTorch. Nothing of this is
-known to the service from anywhere else.
+It is the contract between `export`, which writes it, and `service`, which reads it: systems, components, shapes,
+limits, precision, origin of the weights and difference from PyTorch. The service has no other source for these.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ MODEL_FILE = "1/model.onnx"
 """Path of a component's graph inside its folder: version 1, as Triton lays repositories out."""
 
 QUERY_SUFFIX = "_query"
-"""A system's Triton model that takes a query's crop and support tokens at once is called '<system>_query'."""
+"""Suffix of a system's Triton ensemble, '<system>_query', which takes a query's crop and support tokens."""
 
 Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder", "capellm_vision", "capellm_decoder"]
-"""What a component does. A system has one component per role; several systems may share a component. The last two are
-those of a system that is a language model."""
+"""Function of a component. A system has one component per role; systems may share components. The last two roles are
+those of language models."""
 
 ModalityUse = Literal["required", "optional", "unused"]
 """Whether a support must have a modality. Where several are `optional`, it must have at least one."""
@@ -47,7 +46,7 @@ InnerPath = Annotated[str, AfterValidator(_inside)]
 
 
 class ManifestError(ValueError):
-    """A repository whose manifest is missing, unreadable, or does not say what it must."""
+    """A repository's manifest is missing, unreadable or invalid."""
 
 
 class _Strict(BaseModel):
@@ -59,7 +58,7 @@ class TensorSpec(_Strict):
 
     name: str
     dtype: Literal["uint8", "int64", "float32", "float16"]
-    shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' where the size is dynamic.")
+    shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' for a dynamic size.")
 
 
 VariantName = Literal["fused", "float16", "int8"]
@@ -67,11 +66,11 @@ VariantName = Literal["fused", "float16", "int8"]
 with float32 islands. int8: quantised, for CPUs."""
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
-"""Of a system's arithmetic, as a server chooses it."""
+"""Precision of a system's arithmetic; chosen by the server."""
 
 
 class VariantManifest(_Strict):
-    """Another graph of a component, with the same inputs and outputs, for machines that run it faster."""
+    """Another graph of a component with the same inputs and outputs, for machines that run it faster."""
 
     file: str = Field(description="Path inside the component's folder: 'variants/float16.onnx'.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file.")
@@ -83,20 +82,21 @@ class PrecisionCost(_Strict):
     """What a reduced precision does to a system's answers, compared with float32 on the same crops."""
 
     precision: Literal["bfloat16", "float16", "int8"]
-    keypoints: int = Field(ge=1, description="Keypoints that were compared.")
+    keypoints: int = Field(ge=1, description="Number of keypoints compared.")
     median_shift: float = Field(ge=0, description="Median distance between keypoints, as a fraction of the crop.")
     p99_shift: float = Field(ge=0, description="99th percentile of that distance.")
-    pck_lost: float | None = Field(None, description="Points of PCK@0.2 lost, where annotated data was given.")
-    emulated: bool = Field(False, description="Measured by rounding in float32, not on a machine that has it.")
+    pck_lost: float | None = Field(None, description="Loss of PCK@0.2 in points, if measured on annotated data.")
+    emulated: bool = Field(False, description="Simulated by rounding in float32.")
 
 
 class Scheduling(_Strict):
-    """What a scheduler needs to know about a component."""
+    """Scheduling hints of a component."""
 
     stage: int = Field(ge=0, description="Position in a request: components with smaller numbers run first.")
-    entrance: bool = Field(False, description="Whether requests begin with it. Only there are requests refused.")
+    entrance: bool = Field(False, description="Whether requests begin with it. Admission control applies only there.")
     uneven_cost: bool = Field(
-        False, description="Whether batch items differ much in cost, as a language model's prefix and its steps do."
+        False,
+        description="Whether costs of batch items vary widely, as in a language model.",
     )
 
 
@@ -117,33 +117,35 @@ class ComponentManifest(_Strict):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
-        "float32", description="Of its products; int8 and int4 are those of stored weights."
+        "float32", description="Precision of its products; int8 and int4 refer to stored weights."
     )
     max_batch_size: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
     bytes: int = Field(ge=1, description="Size of the graph with its weights.")
     parameters: int = Field(ge=0)
     operators: int | None = Field(None, ge=1, description="Nodes of the graph.")
-    variants: dict[VariantName, VariantManifest] = Field(default_factory=dict, description="Other graphs of it.")
-    scheduling: Scheduling | None = Field(None, description="None: the default of the component's role.")
+    variants: dict[VariantName, VariantManifest] = Field(default_factory=dict, description="Alternative graphs.")
+    scheduling: Scheduling | None = Field(None, description="None: the default for the component's role.")
 
 
 class TextEncoderManifest(_Strict):
-    """How texts become the inputs of the text encoder."""
+    """How texts are converted to inputs of the text encoder."""
 
     kind: str = Field(description="Architecture: 'gte', 'bert', 'clip' ...")
-    name: str = Field(description="What the tower is called: 'gte-base-en-v1.5'.")
+    name: str = Field(description="Name of the text encoder: 'gte-base-en-v1.5'.")
     dimension: int = Field(ge=1)
-    max_tokens: int = Field(ge=1, description="Tokens after which a text is cut.")
+    max_tokens: int = Field(ge=1, description="Texts are truncated to this many tokens.")
     tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
     tokenizer_sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Digest of that file; None: exported before digests were kept."
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Digest of that file; None in older exports.",
     )
     pad_token_id: int = Field(ge=0)
 
 
 class Modalities(_Strict):
-    """What a support must bring for a system."""
+    """Modalities that a system requires of a support."""
 
     image: ModalityUse
     text: ModalityUse
@@ -157,34 +159,34 @@ class Modalities(_Strict):
 
 
 class ParityEntry(_Strict):
-    """How far an exported graph is from PyTorch in float32 over every case that the export ran."""
+    """Difference between an exported graph and PyTorch in float32, over all cases that the export ran."""
 
     output: str = Field(description="'<component>.<output>', or 'chain.<output>' for the components run in sequence.")
     cases: int = Field(ge=1)
     largest: float = Field(ge=0, description="Largest absolute difference.")
     p999: float = Field(ge=0, description="99.9th percentile of the absolute difference.")
-    scale: float = Field(ge=0, description="Standard deviation of the PyTorch output, to judge the difference by.")
+    scale: float = Field(ge=0, description="Standard deviation of the PyTorch output, for scale.")
 
 
 class SourceManifest(_Strict):
-    """Where the weights came from."""
+    """Origin of the weights."""
 
     checkpoint: str = Field(description="File or folder name of the checkpoint.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    trained: bool = Field(description="False for random weights, whose answers mean nothing.")
+    trained: bool = Field(description="False for random weights, whose answers are meaningless.")
 
 
 class _System(_Strict):
-    """What every system says of itself."""
+    """Fields common to all systems."""
 
     components: dict[Role, Name] = Field(description="Role → name of a component of the repository.")
-    backbone: str = Field(description="What sees the image.")
+    backbone: str = Field(description="Image encoder.")
     modalities: Modalities
     parameters: int = Field(ge=1)
     parity: tuple[ParityEntry, ...] = ()
-    precisions: tuple[PrecisionCost, ...] = Field((), description="What reduced precisions cost on its weights.")
-    source: SourceManifest | None = Field(None, description="Of its weights, where it is not the repository's.")
-    query: tuple[Role, ...] = Field((), description="Roles that a query with a cached support passes, in order.")
+    precisions: tuple[PrecisionCost, ...] = Field((), description="Measured cost of reduced precisions.")
+    source: SourceManifest | None = Field(None, description="Its own weights, if not the repository's.")
+    query: tuple[Role, ...] = Field((), description="Roles that run for a query with a cached support, in order.")
 
     def _require(self, *roles: Role) -> None:
         for role in roles:
@@ -193,14 +195,14 @@ class _System(_Strict):
 
 
 class SystemManifest(_System):
-    """A system that makes tokens of a support, and finds keypoints by them: which component plays which role."""
+    """A system that encodes a support to tokens and finds keypoints with them."""
 
     pipeline: Literal["support_tokens"] = "support_tokens"
     backbone_channels: int = Field(ge=1)
     feature_size: int = Field(ge=1, description="Side of the backbone's last feature map, in cells.")
     similarity_size: int = Field(ge=1, description="Side of the similarity maps, in cells.")
     model_width: int = Field(ge=1, description="Width of a support token.")
-    pathways: int = Field(ge=1, description="P, the support tokens a keypoint has: 2 for decision-level fusion.")
+    pathways: int = Field(ge=1, description="P, support tokens per keypoint; 2 for decision-level fusion.")
     text_encoder: TextEncoderManifest | None = None
 
     @model_validator(mode="after")
@@ -212,7 +214,7 @@ class SystemManifest(_System):
 
     @property
     def text_model(self) -> str:
-        """What reads texts; empty where nothing does."""
+        """Name of the text encoder; empty if there is none."""
         return self.text_encoder.name if self.text_encoder else ""
 
     @property
@@ -222,12 +224,12 @@ class SystemManifest(_System):
 
     @property
     def wording(self) -> str:
-        """What else than its graphs its answers depend on."""
+        """Everything besides its graphs that affects its answers."""
         return ""
 
 
 class CacheManifest(_Strict):
-    """Keys and values of a language model: each [rows, layers, heads, positions, depth]."""
+    """Dimensions of a language model's key-value cache: each [batch items, layers, heads, positions, depth]."""
 
     layers: int = Field(ge=1)
     heads: int = Field(ge=1)
@@ -235,7 +237,7 @@ class CacheManifest(_Strict):
 
 
 class TextLimits(_Strict):
-    """How long texts may be, in tokens of the language model's vocabulary."""
+    """Limits on texts, in tokens of the language model's vocabulary."""
 
     category: int = Field(ge=1)
     name: int = Field(ge=1)
@@ -244,30 +246,30 @@ class TextLimits(_Strict):
 
 
 class RoundedWeights(_Strict):
-    """What storing weights in few bits does to answers, on the same questions as float32."""
+    """Effect of quantised weights on answers, compared with float32 on the same questions."""
 
-    weights: Literal["int8", "int4"] = Field(description="Of the language model.")
-    answers: int = Field(ge=1, description="Keypoints that were asked for.")
-    equal_answers: float = Field(ge=0, le=1, description="Share of them that are the same token for token.")
-    equal_tokens: float = Field(ge=0, le=1, description="Share of the decided tokens, the digits, that are the same.")
-    mean_distance: float = Field(ge=0, description="Between keypoints, as a fraction of the crop.")
+    weights: Literal["int8", "int4"] = Field(description="Precision of the language model's weights.")
+    answers: int = Field(ge=1, description="Number of keypoints.")
+    equal_answers: float = Field(ge=0, le=1, description="Share of answers that are identical token for token.")
+    equal_tokens: float = Field(ge=0, le=1, description="Share of decoded digit tokens that are identical.")
+    mean_distance: float = Field(ge=0, description="Distance between keypoints, as a fraction of the crop.")
     largest_distance: float = Field(ge=0)
-    tolerance: float = Field(ge=0, description="Mean distance that was let pass.")
+    tolerance: float = Field(ge=0, description="Mean distance that the export accepted.")
 
 
 class LanguageSystemManifest(_System):
-    """A system that asks a language model about an image, a question a keypoint."""
+    """A language model that is asked one question per keypoint about an image."""
 
     pipeline: Literal["language_model"] = "language_model"
     language: str = Field(description="Architecture of the language model: 'llama'.")
-    width: int = Field(ge=1, description="D of an image token.")
-    image_tokens: int = Field(ge=1, description="N, of an image.")
+    width: int = Field(ge=1, description="D, width of an image token.")
+    image_tokens: int = Field(ge=1, description="N, image tokens per image.")
     cache: CacheManifest
     tokenizer: InnerPath = Field(description="Path of a tokenizers JSON file, relative to the repository.")
     tokenizer_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     special_tokens: SpecialTokens
     instruction: InstructionConfiguration
-    readout: Readout = Field(description="How digits become a coordinate.")
+    readout: Readout = Field(description="How digits are turned into a coordinate.")
     limits: TextLimits
     rounded: RoundedWeights | None = Field(None, description="None: weights are float32.")
 
@@ -278,7 +280,7 @@ class LanguageSystemManifest(_System):
 
     @property
     def text_model(self) -> str:
-        """What reads texts."""
+        """Name of the language model."""
         return self.language
 
     @property
@@ -288,7 +290,7 @@ class LanguageSystemManifest(_System):
 
     @property
     def wording(self) -> str:
-        """What else than its graphs its answers depend on: how it is asked, and how its answer is read."""
+        """Everything besides its graphs that affects its answers: instruction and readout."""
         return f"{self.tokenizer_sha256};{self.instruction.model_dump_json()};{self.readout}"
 
 
@@ -296,12 +298,12 @@ DEFAULT_QUERIES: dict[str, tuple[Role, ...]] = {
     "support_tokens": ("image_backbone", "pose_decoder"),
     "language_model": ("capellm_vision", "capellm_decoder"),
 }
-"""Roles of a query, by pipeline, for systems whose manifest does not state them."""
+"""Default query roles by pipeline, for manifests without them."""
 
 
 def _pipeline(value: Any) -> str:
     if isinstance(value, dict):
-        # Repositories that were written before there was a second pipeline do not name theirs.
+        # Repositories older than the second pipeline do not name theirs.
         return str(value.get("pipeline", "support_tokens"))
     return str(getattr(value, "pipeline", ""))
 
@@ -310,11 +312,11 @@ AnySystem: TypeAlias = Annotated[
     Annotated[SystemManifest, Tag("support_tokens")] | Annotated[LanguageSystemManifest, Tag("language_model")],
     Discriminator(_pipeline),
 ]
-"""A system of either pipeline."""
+"""A system of any pipeline."""
 
 
 class Manifest(_Strict):
-    """The whole of `cape.json`."""
+    """The content of `cape.json`."""
 
     format_version: Literal[1] = 1
     capeserve_version: str
@@ -343,7 +345,7 @@ class Manifest(_Strict):
         return self
 
     def scheduling(self, component: str) -> Scheduling:
-        """Scheduling of a component: what its manifest states, else the default of its last role in any system."""
+        """Scheduling of a component: stated in the manifest, else the default of its last role in any system."""
         stated = self.components[component].scheduling
         if stated is not None:
             return stated
@@ -353,13 +355,13 @@ class Manifest(_Strict):
         return max((DEFAULT_SCHEDULING[role] for role in roles), key=lambda one: one.stage, default=Scheduling(stage=0))
 
     def query_components(self, system: str) -> tuple[str, ...]:
-        """Components that a query of a system passes when its support is cached, in order."""
+        """Components that run for a query with a cached support, in order."""
         spec = self.systems[system]
         roles = spec.query or DEFAULT_QUERIES[spec.pipeline]
         return tuple(spec.components[role] for role in roles if role in spec.components)
 
     def with_scheduling(self) -> Manifest:
-        """The same manifest with every default of scheduling written out, as the exporter stores it."""
+        """Returns a copy with all scheduling defaults filled in, as the exporter stores it."""
         components = {
             name: component.model_copy(update={"scheduling": self.scheduling(name)})
             for name, component in self.components.items()
@@ -372,19 +374,19 @@ class Manifest(_Strict):
 
     @property
     def support_systems(self) -> dict[str, SystemManifest]:
-        """The systems that make tokens of a support."""
+        """Systems that encode supports to tokens."""
         return {name: system for name, system in self.systems.items() if isinstance(system, SystemManifest)}
 
     @property
     def language_systems(self) -> dict[str, LanguageSystemManifest]:
-        """The systems that are language models."""
+        """Systems that are language models."""
         return {name: system for name, system in self.systems.items() if isinstance(system, LanguageSystemManifest)}
 
     def bucket(self, keypoints: int) -> int:
-        """Smallest bucket that holds `keypoints` keypoints.
+        """Returns the smallest bucket that fits `keypoints` keypoints.
 
         Raises:
-            ValueError: more keypoints than the repository takes.
+            ValueError: more keypoints than the repository supports.
         """
         for size in self.keypoint_buckets:
             if keypoints <= size:
@@ -392,7 +394,7 @@ class Manifest(_Strict):
         raise ValueError(f"{keypoints} keypoints, at most {self.max_keypoints}")
 
     def version(self, system: str) -> str:
-        """Short digest of a system's graphs and its wording: changes whenever an answer may change."""
+        """Short digest of a system's graphs and settings. Changes whenever answers may change."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -420,7 +422,7 @@ def read_manifest(repository: Path | str) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        # What pydantic says of a system names its pipeline behind its name, which is not in the document.
+        # For systems, pydantic adds the pipeline to the error's path; it is not part of the document.
         places = [part for place, part in enumerate(first["loc"]) if not (place == 2 and first["loc"][0] == "systems")]
         field = ".".join(map(str, places))
         raise ManifestError(f"{path}: {field or 'document'}: {first['msg']}") from None

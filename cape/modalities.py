@@ -1,4 +1,4 @@
-"""What of a support a system uses: its example images, its texts, or both."""
+"""Selects the modalities of a support that a system uses: example images, texts, or both."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cape.support import Modality, SupportDefinition
 
 
 class MissingModalityError(ValueError):
-    """A support that lacks what a system needs."""
+    """A support lacks a modality that the system needs."""
 
 
 def modality_rule(configuration: SystemConfiguration) -> Modalities:
-    """What a support must bring for a system."""
+    """Returns the modalities that a system requires of a support."""
     both_needed = configuration.system == "flf" and not configuration.modality_dropout
     reads_both = configuration.reads_images and configuration.reads_text
     use: ModalityUse = "optional" if reads_both and not both_needed else "required"
@@ -23,10 +23,10 @@ def modality_rule(configuration: SystemConfiguration) -> Modalities:
 
 
 def usable_modalities(configuration: SystemConfiguration, support: SupportDefinition) -> tuple[Modality, ...]:
-    """What a system uses of a support: all that both have.
+    """Returns the modalities that the system uses and the support has.
 
     Raises:
-        MissingModalityError: what the system needs is missing, or there is nothing of what it may choose from.
+        MissingModalityError: a required modality is missing, or all optional ones are.
     """
     rule = modality_rule(configuration)
     allowed: tuple[Modality, ...] = support.modalities or ("image", "text")

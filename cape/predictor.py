@@ -1,4 +1,4 @@
-"""A whole model in PyTorch, from photographs to keypoints: for evaluation and explanations, not for serving."""
+"""A complete model in PyTorch, from images to keypoints. For evaluation and explanations, not for serving."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Float = npt.NDArray[np.float32]
 
 
 class PredictionError(ValueError):
-    """Something in a support or a query that a model cannot use; the message names the field."""
+    """A support or query is invalid. The message names the field."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedSupport:
-    """A support, ready for any number of queries.
+    """An encoded support, reusable for any number of queries.
 
     Attributes:
-        definition: what was encoded.
+        definition: the support.
         tokens: [1, P, K, width].
         mask: [1, P, K], 1 where a pathway knows the keypoint.
         adjacency: [1, K, K].
-        modalities: what of the support was used.
+        modalities: the support's modalities that were used.
     """
 
     definition: SupportDefinition
@@ -53,14 +53,14 @@ class EncodedSupport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PathwayEvidence:
-    """What one pathway saw in a query; maps are of H × W cells over the crop.
+    """Maps and positions of one pathway. Maps have H × W cells over the crop.
 
     Attributes:
-        modalities: what of the support it knows the keypoints by.
+        modalities: the support's modalities that the pathway uses.
         similarity: float32 [K, H, W], raw similarity of keypoint and cell.
-        attention: float32 [K, H, W], cross-attention of the last decoder layer, mean over its heads.
-        proposals: float32 [K, 2], where the decoder started, fractions of the crop.
-        keypoints: float32 [K, 2], where it ended, fractions of the crop.
+        attention: float32 [K, H, W], cross-attention of the last decoder layer, averaged over its heads.
+        proposals: float32 [K, 2], initial proposals, fractions of the crop.
+        keypoints: float32 [K, 2], final keypoints, fractions of the crop.
         located: bool [K], whether the pathway knows the keypoint.
     """
 
@@ -77,11 +77,11 @@ class Prediction:
     """The keypoints of a support in one box of a query image.
 
     Attributes:
-        box: where it was looked for.
-        crop: the square that the model saw.
+        box: the box of the query.
+        crop: the square crop that the model saw.
         keypoints: float32 [K, 2], x and y in pixels of the upright image.
         scores: float32 [K], 0–1.
-        located: bool [K]; where False the support says nothing of the keypoint, and its rows mean nothing.
+        located: bool [K]; False where the support does not describe the keypoint; its other values are undefined.
         pathways: one, or two for decision-level fusion (image first).
     """
 
@@ -94,11 +94,11 @@ class Prediction:
 
 
 class Predictor:
-    """Estimates poses with a checkpoint; its weights must stay as they are while this is in use.
+    """Estimates poses with a checkpoint. The weights must not change while the predictor is in use.
 
     Args:
-        checkpoint: as `load_checkpoint` returns it.
-        device: where the model runs.
+        checkpoint: from `load_checkpoint`.
+        device: device to run on.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> None:
@@ -119,7 +119,7 @@ class Predictor:
 
         Args:
             image: the query.
-            support: a definition, or what `encode_support` made of it: for many queries.
+            support: a definition, or the result of `encode_support`, for many queries.
             boxes: the objects, in pixels of the upright image; none for the whole image.
 
         Returns:
@@ -173,7 +173,7 @@ class Predictor:
         return EncodedSupport(support, tokens, mask, adjacency, used)
 
     def encode_crops(self, crops: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-        """Runs the image backbone on crops, RGB, uint8 [size, size, 3] each; features [B, C, F, F] come out."""
+        """Runs the image backbone on crops, RGB, uint8 [size, size, 3] each. Returns features [B, C, F, F]."""
         with torch.inference_mode():
             return self._system.encode_image(torch.from_numpy(np.stack(crops)).to(self.device))
 
@@ -194,12 +194,12 @@ class Predictor:
             )
 
     def crop(self, box: Box, image: npt.NDArray[np.uint8], field: str = "box") -> Crop:
-        """The square that the model sees of a box.
+        """Returns the square crop of a box.
 
         Args:
             box: in pixels of the image.
-            image: the upright photograph, uint8 [H, W, 3].
-            field: what an error calls the box.
+            image: the upright image, uint8 [H, W, 3].
+            field: name of the box in errors.
 
         Raises:
             PredictionError: the box lies outside the image.
@@ -214,7 +214,7 @@ class Predictor:
             raise PredictionError(f"{field}: {error}") from None
 
     def _image_inputs(self, examples: Sequence[SupportExample], count: int) -> dict[str, Tensor]:
-        """features [1, S, C, F, F], keypoints [1, S, K, 2] and visible [1, S, K]; one empty shot if there are none."""
+        """Features [1, S, C, F, F], keypoints [1, S, K, 2], visible [1, S, K]; one empty shot without examples."""
         backbone = self.configuration.backbone
         shots = max(len(examples), 1)
         side = backbone.feature_size
@@ -231,7 +231,7 @@ class Predictor:
             crop = self.crop(example.box or _whole(pixels), pixels, f"{field}.box")
             crops.append(crop.extract(pixels))
             points = crop.to_crop(example.keypoints)
-            # What the crop cuts off cannot be learnt from, visible in the photograph or not.
+            # Keypoints outside the crop count as hidden, even if they are visible in the image.
             seen = example.visible & ((points >= 0) & (points <= 1)).all(axis=1)
             keypoints[0, index] = np.where(seen[:, np.newaxis], points, 0)
             visible[0, index] = seen
@@ -244,14 +244,14 @@ class Predictor:
         }
 
     def _embeddings(self, support: SupportDefinition, used: tuple[Modality, ...]) -> Tensor:
-        """[1, K, D]; 0 where texts are not used."""
+        """Text embeddings [1, K, D]; 0 where texts are not used."""
         assert self.configuration.text is not None
         if "text" not in used:
             return torch.zeros(1, len(support.keypoints), self.configuration.text.dimension, device=self.device)
         if self._tokenizer is None:
-            raise PredictionError(f"the checkpoint brings no tokenizer for {self.configuration.text.name}")
+            raise PredictionError(f"the checkpoint has no tokenizer for {self.configuration.text.name}")
         texts = [keypoint.description.strip() or keypoint.name for keypoint in support.keypoints]
-        # Supports of one category, one after another, differ in their images only.
+        # Caches the last texts: consecutive supports of a category differ only in their images.
         if self._last_texts is None or self._last_texts[0] != texts:
             encodings = self._tokenizer.encode_batch(texts)
             ids = torch.tensor([[encoding.ids for encoding in encodings]], device=self.device)

@@ -1,4 +1,4 @@
-"""What a keypoint set looks like, in plain Python: what `cape.client` sends and `cape.annotations` reads."""
+"""Supports as plain Python types, shared by `cape.client` and `cape.annotations`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 """An image: path or content of a JPEG, PNG, WebP, BMP or TIFF file, or RGB pixels, uint8 [H, W, 3]."""
 
 Modality: TypeAlias = Literal["image", "text"]
-"""What a model can learn from of a support: its example images, or the texts of its keypoints."""
+"""A part of a support that models can use: its example images, or the texts of its keypoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class SupportExample:
     """An image in which the keypoints are located (a shot).
 
     Attributes:
-        image: the image; None where a server left the pixels out of its answer.
-        keypoints: float32 [K, 2], x and y in pixels of the upright image; of no meaning where hidden.
-        visible: bool [K], False for a keypoint that cannot be seen in this image.
+        image: the image; None if the server omitted the pixels.
+        keypoints: float32 [K, 2], x and y in pixels of the upright image; undefined where hidden.
+        visible: bool [K], False for a hidden keypoint.
         box: the object in the image; None for the whole image.
     """
 
@@ -69,11 +69,11 @@ class SupportDefinition:
     """A category's keypoints, its skeleton and its example images.
 
     Attributes:
-        category: name of the category, for people: "cat".
+        category: display name of the category: "cat".
         keypoints: the K keypoints, in the order of every answer.
         skeleton: pairs of joined keypoints, as indices from 0.
-        examples: images in which the keypoints are located; may be empty where a model works from text.
-        modalities: what models may use; empty for text, and images where there are examples.
+        examples: images in which the keypoints are located; may be empty for models that need only text.
+        modalities: modalities that models may use; empty for text and, if there are examples, images.
     """
 
     category: str
@@ -84,19 +84,19 @@ class SupportDefinition:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the keypoints, in order."""
+        """Keypoint names, in order."""
         return tuple(keypoint.name for keypoint in self.keypoints)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegisteredSupport:
-    """A support as a server holds it.
+    """A support registered on a server.
 
     Attributes:
-        name: resource name, "supports/{id}"; identical content has the identical name.
+        name: resource name, "supports/{id}"; identical content has the same name.
         create_time: when it was registered, in UTC.
-        definition: its content; example images are None unless they were asked for.
-        already_existed: in the answer to a registration, whether the same content had been registered before.
+        definition: its content; example images are None unless they were requested.
+        already_existed: after a registration, whether the same content was registered before.
     """
 
     name: str

@@ -1,15 +1,15 @@
-"""Text from others, made safe to print: names of a support may hold terminal escapes."""
+"""Escapes untrusted text for terminals: names in supports may contain control sequences."""
 
 from __future__ import annotations
 
 import unicodedata
 
 UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Unicode categories that a terminal may act on: control characters, direction marks, line separators."""
+"""Unicode categories that a terminal may interpret: control characters, direction marks, line separators."""
 
 
 def printable(text: str) -> str:
-    """A text with every character that a terminal may act on written as an escape: '\\x1b' for ESC."""
+    """Escapes every character that a terminal may interpret: '\\x1b' for ESC."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

@@ -1,4 +1,4 @@
-"""`capeserve data`: shows what a data set holds."""
+"""`capeserve data`: inspects data sets."""
 
 from __future__ import annotations
 

@@ -1,44 +1,38 @@
-"""`capeserve estimate`: finds the keypoints of a support in photographs, and draws them."""
+"""`capeserve estimate`: finds the keypoints of a support in images, draws them, and writes them as records."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from cape.annotations import read_support
 from cape.client import Client, PoseEstimate, Query
-from cape.client.errors import CapeError, InvalidRequestError
 from cape.support import Box, SupportDefinition
+from cli.boxes import box_option
 from cli.connection import Connection, connects
 from cli.consoles import console
+from cli.estimation.answers import answer_jobs, open_records
+from cli.estimation.inputs import Job, Selection, find_jobs
+from cli.estimation.records import FORMATS
 
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-def _parse_boxes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Box, ...]:
-    boxes = []
-    for value in values:
-        try:
-            x, y, width, height = (float(part) for part in value.split(","))
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is not x,y,width,height in pixels") from None
-        if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
-            raise click.BadParameter(f"{value!r}: width and height must be more than 0")
-        boxes.append(Box(x, y, width, height))
-    return tuple(boxes)
+_FORMAT_OF = {".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
+"""Format of an output file, by its suffix."""
 
 
 @click.command()
-@click.argument(
-    "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="IMAGE..."
-)
+@click.argument("sources", nargs=-1, required=True, metavar="IMAGE|FOLDER|GLOB|COCO...")
 @click.option(
     "--support",
     "support_source",
@@ -51,26 +45,32 @@ def _parse_boxes(context: click.Context, parameter: click.Parameter, values: tup
     type=click.Path(file_okay=False, path_type=Path),
     help="Write IMAGE_pose.png for each image into this folder.",
 )
-@click.option(
-    "--box",
-    "boxes",
-    metavar="X,Y,W,H",
-    callback=_parse_boxes,
-    multiple=True,
-    help="The object, in pixels; repeatable.  [default: the whole image]",
-)
+@box_option
 @click.option("--find-box", is_flag=True, help="Without --box: look for the object in the image first. Slower.")
 @click.option("--model", default="", help="models/{system}.  [default: the server's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--follow",
     is_flag=True,
-    help="Say keypoints as they are found, where the model finds them one after the other (capellm).",
+    help="Print keypoints as they are found, if the model finds them one by one (capellm).",
 )
+@click.option("--images", "folder", type=_FOLDER, help="Folder of a COCO file's images.  [default: its own]")
+@click.option("--image-list", type=_EXISTING_FILE, help="COCO file that lists the images of a file of detections.")
+@click.option("--category", help="Only boxes of this category of a COCO file: name or id.")
+@click.option("--min-score", type=float, default=0.0, help="Only detections with at least this score.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="Write records as images are answered.  [default: by the suffix of --output-file: .jsonl, .csv, .json (coco)]",
+)
+@click.option("--output-file", type=_FILE, help="Write records here; images already in it are skipped.")
+@click.option("--overwrite", is_flag=True, help="Start --output-file again.")
+@click.option("--quiet", is_flag=True, help="No table and no progress bar: only records and errors.")
 @connects
 def estimate(
     connection: Connection,
-    images: tuple[Path, ...],
+    sources: tuple[str, ...],
     support_source: str,
     output: Path | None,
     boxes: tuple[Box, ...],
@@ -78,88 +78,130 @@ def estimate(
     model: str,
     as_json: bool,
     follow: bool,
+    folder: Path | None,
+    image_list: Path | None,
+    category: str | None,
+    min_score: float,
+    format_: str | None,
+    output_file: Path | None,
+    overwrite: bool,
+    quiet: bool,
 ) -> None:
-    """Find the keypoints of a support in photographs."""
+    """Find the keypoints of a support in images.
+
+    Takes image files, folders, globs, and COCO files of boxes. With --output-file, a run that was interrupted goes on
+    where it stopped.
+    """
     errors = console(stderr=True)
+    format_ = _record_format(format_, output_file, as_json)
+    jobs = find_jobs(sources, boxes, Selection(folder, image_list, category, min_score))
+    if format_ == "coco":
+        _refuse_shared_ids(jobs)
     if output is not None:
+        if any(Path(source).is_dir() and output.resolve() == Path(source).resolve() for source in sources):
+            raise click.UsageError(f"--output: {output} is searched for images, and would be again with the pictures")
         output.mkdir(parents=True, exist_ok=True)
-    stems = _unique_stems(images)
-    results: list[dict[str, Any]] = [{} for _ in images]
-    poses: list[PoseEstimate | None] = [None] * len(images)
-    with connection.client() as client:
-        sent, skeleton = _resolve_support(client, support_source)
-        queries = [Query(image, sent, boxes, model, partial_answers=follow, find_box=find_box) for image in images]
-        with _progress(errors, len(images)) as advance:
-            for index, answer in _answers(client, queries):
+    stems = dict(zip((job.image for job in jobs), _unique_stems([job.image for job in jobs]), strict=True))
+    results: list[dict[str, Any]] = []
+    poses: list[PoseEstimate | None] = []
+    failed: list[dict[str, Any]] = []
+    with connection.client() as client, ExitStack() as stack:
+        sent, definition = _resolve_support(client, support_source)
+        writer = None
+        if format_ is not None:
+            names = [keypoint.name for keypoint in definition.keypoints]
+            writer, jobs = stack.enter_context(open_records(format_, output_file, jobs, names, overwrite=overwrite))
+        else:
+            results, poses = [{} for _ in jobs], [None] * len(jobs)
+        with _progress(errors, len(jobs), quiet=quiet) as advance:
+            options = Query(b"", sent, None, model, partial_answers=follow, find_box=find_box)
+            for index, answer in answer_jobs(client, jobs, options):
+                job = jobs[index]
                 if isinstance(answer, PoseEstimate) and answer.partial:
-                    _say(errors, images[index], answer)
+                    _say(errors, job.image, answer)
                     continue
-                if isinstance(answer, CapeError):
-                    results[index] = {"image": str(images[index]), "error": str(answer)}
-                else:
-                    poses[index] = answer
-                    pictures = [] if output is None else _draw(images[index], answer, skeleton, output / stems[index])
-                    results[index] = _document(images[index], answer, pictures)
                 advance()
+                if not isinstance(answer, PoseEstimate):
+                    failed.append({"image": str(job.image), "error": str(answer)})
+                    if writer is None:
+                        results[index] = failed[-1]
+                    continue
+                drawn = (
+                    [] if output is None else _draw(job.image, answer, definition.skeleton, output / stems[job.image])
+                )
+                document = _document(job.image, answer, drawn)
+                if writer is None:
+                    poses[index], results[index] = answer, document
+                else:
+                    writer.write(job, answer, document)
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
-    else:
-        _print_table(images, poses, results)
-    failed = [result for result in results if "error" in result]
+    elif format_ is None and not quiet:
+        _print_table([job.image for job in jobs], poses, results)
     for result in failed:
         errors.print(f"Error: {result['image']}: {result['error']}")
     if failed:
         raise SystemExit(1)
 
 
-def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefinition, tuple[tuple[int, int], ...]]:
-    """What to send as the support, and its skeleton."""
+def _record_format(format_: str | None, output_file: Path | None, as_json: bool) -> str | None:
+    """The format of records, None for none."""
+    if format_ is None and output_file is not None:
+        format_ = _FORMAT_OF.get(output_file.suffix.lower())
+        if format_ is None:
+            raise click.UsageError(f"--output-file: {output_file} shows no format; give --format")
+    if as_json and format_ is not None:
+        raise click.UsageError("--json prints one array at the end; --format and --output-file write as answers arrive")
+    return format_
+
+
+def _refuse_shared_ids(jobs: Sequence[Job]) -> None:
+    seen: dict[int | str, Path] = {}
+    for job in jobs:
+        if job.image_id in seen:
+            raise click.UsageError(
+                f"COCO results need one id per image, but {seen[job.image_id]} and {job.image} both have"
+                f" {job.image_id!r}: give a COCO file, or another --format"
+            )
+        seen[job.image_id] = job.image
+
+
+def _resolve_support(client: Client, source: str) -> tuple[str | SupportDefinition, SupportDefinition]:
+    """Returns the support to send, and its definition."""
     if Path(source).is_file():
         definition = read_support(source)
-        return definition, definition.skeleton
+        return definition, definition
     if not source.startswith("supports/"):
         raise click.UsageError(f"--support: {source} is no file, and names of supports start with supports/")
-    return source, client.get_support(source, images=False).definition.skeleton
-
-
-def _answers(client: Client, queries: Sequence[Query]) -> Iterator[tuple[int, PoseEstimate | CapeError]]:
-    """One image is a call, with its retries; several are a stream, and so are answers in parts. Raises what is no fault
-    of an image.
-    """
-    if len(queries) > 1 or queries[0].partial_answers:
-        yield from client.estimate_stream(queries)
-        return
-    query = queries[0]
-    try:
-        yield 0, client.estimate(query.image, query.support, boxes=query.boxes, model=query.model)
-    except InvalidRequestError as error:
-        yield 0, error
+    return source, client.get_support(source, images=False).definition
 
 
 def _say(terminal: Console, image: Path, part: PoseEstimate) -> None:
-    """A line for every keypoint that has just been found."""
+    """Prints a line for each newly found keypoint."""
     for number, instance in enumerate(part.instances, start=1):
         for name, (x, y), score in zip(instance.names, instance.keypoints, instance.scores, strict=True):
             terminal.print(f"{image.name}, {number}: {name} at {x:.1f}, {y:.1f}, score {score:.2f}", markup=False)
 
 
 @contextmanager
-def _progress(terminal: Console, total: int) -> Iterator[Any]:
+def _progress(terminal: Console, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
     """A progress bar for several images on a terminal; otherwise nothing is shown."""
-    with Progress(console=terminal, transient=True, disable=total == 1 or not terminal.is_terminal) as progress:
+    disable = quiet or total == 1 or not terminal.is_terminal
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=disable) as progress:
         task = progress.add_task("estimating", total=total)
         yield lambda: progress.advance(task)
 
 
 def _unique_stems(images: Sequence[Path]) -> list[str]:
-    """Names for the pictures; a number tells images of the same name in different folders apart."""
-    stems: list[str] = []
+    """Names of the pictures; a number distinguishes images of the same name from different folders."""
+    stems: dict[str, None] = {}
     for image in images:
         stem, number = image.stem, 2
         while stem in stems:
             stem, number = f"{image.stem}_{number}", number + 1
-        stems.append(stem)
-    return stems
+        stems[stem] = None
+    return list(stems)
 
 
 def _draw(image: Path, pose: PoseEstimate, skeleton: Sequence[tuple[int, int]], stem: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`capeserve evaluate`: how well a model finds keypoints, measured on test pairs."""
+"""`capeserve evaluate`: measures a model on test pairs."""
 
 from __future__ import annotations
 
@@ -38,15 +38,13 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--config", type=_FILE, help="YAML file; flags win over what it says.")
+@click.option("--config", type=_FILE, help="YAML file; flags override it.")
 @click.option(
     "--checkpoint", type=click.Path(exists=True, path_type=Path), help="Checkpoint folder or .pth file, in PyTorch."
 )
 @click.option("--repository", type=_FOLDER, help="Exported repository, in ONNX Runtime.")
 @click.option("--target", metavar="HOST:PORT", help="Running service, over gRPC.")
-@click.option(
-    "--baseline", type=click.Choice(BASELINES), help="A guess that looks at no picture: what is to be beaten."
-)
+@click.option("--baseline", type=click.Choice(BASELINES), help="Baseline that ignores the image.")
 @click.option("--model", help="models/{system} of a repository or service.  [default: its own]")
 @click.option("--data", type=click.Choice(["coco", "mp100", "synthetic"]), help="Kind of data.  [default: coco]")
 @click.option(
@@ -68,10 +66,10 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     type=click.Choice(["common", "published"]),
     help="Pairs without a common visible keypoint: left out, or counted as 0 as published.  [default: common]",
 )
-@click.option("--shots", type=int, help="Support images of an episode; 0: queries alone.  [default: 1]")
-@click.option("--episodes", type=int, help="Episodes of a category.  [default: 200]")
-@click.option("--queries", type=int, help="Queries of an episode.  [default: 15]")
-@click.option("--seed", type=int, help="Of the pairs.  [default: 1]")
+@click.option("--shots", type=int, help="Support images per episode; 0: queries only.  [default: 1]")
+@click.option("--episodes", type=int, help="Episodes per category.  [default: 200]")
+@click.option("--queries", type=int, help="Queries per episode.  [default: 15]")
+@click.option("--seed", type=int, help="Seed of the pairs.  [default: 1]")
 @click.option(
     "--variation",
     "variations",
@@ -80,8 +78,8 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Also measure the same pairs with supports changed like this; repeatable.",
 )
 @click.option("--device", default="", help="Where a checkpoint runs: cpu, cuda.  [default: cuda if there is one]")
-@click.option("--text-encoder", type=_FOLDER, help="Hugging Face folder, where a .pth file brings no text encoder.")
-@click.option("--tokenizer", type=_FILE, help="tokenizer.json, where the checkpoint does not bring one.")
+@click.option("--text-encoder", type=_FOLDER, help="Hugging Face folder of the text encoder, if a .pth file has none.")
+@click.option("--tokenizer", type=_FILE, help="tokenizer.json, if the checkpoint has none.")
 @click.option(
     "--readout",
     type=click.Choice(["greedy", "expectation"]),
@@ -93,7 +91,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="vLLM server that runs a CapeLLM's language model; --checkpoint is then the folder of its prompter.",
 )
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Write JSON, Markdown and pictures.")
-@click.option("--pictures", type=click.IntRange(0), default=0, help="Draw so many best and worst predictions.")
+@click.option("--pictures", type=click.IntRange(0), default=0, help="Number of best and of worst predictions to draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @secures
 def evaluate(
@@ -107,7 +105,7 @@ def evaluate(
     tokenizer: Path | None,
     **flags: Any,
 ) -> None:
-    """Measure how well a model finds keypoints: PCK, NME, AUC, EPE, and what its scores are worth.
+    """Measure how well a model finds keypoints: PCK, NME, AUC, EPE, and calibration of scores.
 
     Predictions come from a checkpoint, an exported repository or a running service, on the same test pairs and by
     the same code; docs/evaluation.md defines every number.
@@ -170,7 +168,7 @@ def _estimator(
     tokenizer: Path | None,
     options: ConnectionOptions,
 ) -> Iterator[Estimator]:
-    """What makes the predictions; closed on leaving."""
+    """Opens the source of predictions, and closes it on exit."""
     estimator: Estimator
     if configuration.checkpoint is not None:
         estimator = _checkpoint_estimator(configuration, configuration.checkpoint, device, text_encoder, tokenizer)
@@ -231,7 +229,7 @@ def _capellm_estimator(path: Path, device: torch.device, configuration: Evaluati
 
 
 def _in_tenths(report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-    """Passes everything on to a terminal; elsewhere a line for each tenth of the way is enough."""
+    """Reports all progress on a terminal; otherwise one line per 10 %."""
     if console(stderr=True).is_terminal:
         return report
     last: list[tuple[str, int]] = []

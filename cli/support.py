@@ -51,8 +51,9 @@ def support() -> None:
     "modalities",
     type=click.Choice(["image", "text"]),
     multiple=True,
-    help="Let models use only this of the support: image where the names mean nothing.",
+    help="Restrict models to this modality: image if the names are meaningless.",
 )
+@click.option("--quiet", "-q", is_flag=True, help="Print the names alone, one per line.")
 @_json_option
 @connects
 def create(
@@ -66,6 +67,7 @@ def create(
     images: Path | None,
     skeleton_base: str,
     modalities: tuple[Modality, ...],
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Register supports, from annotation files or from a COCO file, and print their names.
@@ -94,7 +96,9 @@ def create(
                 definition = replace(definition, modalities=modalities)
             registered = client.create_support(definition)
             created.append({"file": str(file), **_summary(registered), "already_existed": registered.already_existed})
-            if not as_json:
+            if quiet and not as_json:
+                click.echo(registered.name)
+            elif not as_json:
                 note = " (was there already)" if registered.already_existed else ""
                 click.echo(f"{registered.name}  {printable(registered.definition.category)}{note}")
     if as_json:

@@ -1,4 +1,4 @@
-"""`capeserve train`: from a configuration to a checkpoint."""
+"""`capeserve train`: trains a checkpoint from a configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cape.training.run import Reporting
 
 LINES_APART = 20.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between lines of progress without a terminal."""
 
 
 @click.command()
@@ -38,16 +38,16 @@ LINES_APART = 20.0
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for checkpoints, state and log.  [default: build/training/NAME OF THE CONFIGURATION]",
 )
-@click.option("--resume", is_flag=True, help="Go on from the state in the output folder.")
+@click.option("--resume", is_flag=True, help="Resume from the state in the output folder.")
 @click.option(
     "--data",
     "data",
     multiple=True,
     metavar="NAME=PATH",
-    help="What ${NAME} in the configuration stands for; stronger than the environment variable of that name.",
+    help="Value of ${NAME} in the configuration; overrides the environment variable of that name.",
 )
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Instead of the configuration's.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of a process on the CPU.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads per process.  [default: all cores]")
 def train(
     configuration: Path,
     output: Path | None,
@@ -59,8 +59,8 @@ def train(
     """Trains a model on episodes: a support set, a query, and where its keypoints are.
 
     OUTPUT/best is the checkpoint with the best validation score, OUTPUT/last the latest; both can be exported,
-    explained and evaluated. An interrupted run (Ctrl-C, SIGTERM) saves its state first; one that is killed goes on
-    with --resume from what was saved last. Several devices: accelerate launch -m cli.main train …
+    explained and evaluated. An interrupted run (Ctrl-C, SIGTERM) saves its state first; a killed one
+    resumes from the last saved state with --resume. Several devices: accelerate launch -m cli.main train …
     """
     try:
         import torch

@@ -1,1 +1,1 @@
-"""CapeLLM: keypoints from words alone, by a multi-modal language model. What needs no torch: words, numbers, tokens."""
+"""CapeLLM, a multimodal language model that finds keypoints from text alone: the parts that need no torch."""

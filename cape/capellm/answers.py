@@ -1,6 +1,6 @@
-"""Answers while they are spoken: what is certain is said, what is open is decided from the model's logits.
+"""Constrained decoding of answers: forced tokens are appended without a decision, the others chosen by logits.
 
-No torch in here: PyTorch and ONNX Runtime decode by the same code.
+Free of torch, so that PyTorch and ONNX Runtime share the code.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from cape.capellm.grammar import AnswerGrammar, NumberNode
 
 @dataclass(slots=True)
 class SpokenAnswer:
-    """The answer to one question.
+    """An answer that is being decoded.
 
     Attributes:
-        pending: tokens that are certain and have not run yet.
+        pending: tokens that are fixed but have not been run through the model.
         said: all tokens of the answer.
-        node: where in the spelling of the present number it is.
-        numbers: coordinates that are complete.
-        expected, weight: expectation of the present number over the branches left, and probability of the taken one.
-        probabilities: of what was decided.
+        node: position in the spelling tree of the current number.
+        numbers: completed coordinates.
+        expected, weight: expectation of the current number over the branches not taken, and probability of the taken
+            one.
+        probabilities: probabilities of the decided tokens.
     """
 
     pending: list[int]
@@ -37,22 +38,22 @@ class SpokenAnswer:
     probabilities: list[float] = field(default_factory=list)
 
     def say(self, tokens: Sequence[int]) -> None:
-        """Appends tokens that will run with the next piece."""
+        """Appends tokens to run with the next piece."""
         self.pending += tokens
         self.said += tokens
 
     @property
     def complete(self) -> bool:
-        """Whether both coordinates are there."""
+        """Whether both coordinates are complete."""
         return len(self.numbers) == 2
 
     @property
     def score(self) -> float:
-        """Mean probability of what was decided (public CapeLLM code)."""
+        """Mean probability of the decided tokens (public CapeLLM code)."""
         return sum(self.probabilities) / len(self.probabilities)
 
     def follow(self, grammar: AnswerGrammar, readout: Readout) -> None:
-        """Says what is certain now, up to the next decision or the end."""
+        """Appends forced tokens up to the next decision or the end."""
         run, self.node = self.node.forced()
         self.say(run)
         if self.node.children:
@@ -64,7 +65,7 @@ class SpokenAnswer:
 
 
 def begin_answer(question: Sequence[int], grammar: AnswerGrammar, readout: Readout) -> SpokenAnswer:
-    """An answer up to its first decision; the question is pending with it."""
+    """Starts an answer: the question and the forced tokens up to the first decision are pending."""
     answer = SpokenAnswer(list(question), [], grammar.numbers)
     answer.say(grammar.head)
     answer.follow(grammar, readout)
@@ -74,13 +75,13 @@ def begin_answer(question: Sequence[int], grammar: AnswerGrammar, readout: Reado
 def decide(
     answers: Sequence[SpokenAnswer], logits: npt.NDArray[np.float32], grammar: AnswerGrammar, readout: Readout
 ) -> None:
-    """Has each answer take the best token that it may; those at the same node are looked at together.
+    """Appends the best allowed token to each answer. Answers at the same node are processed together.
 
     Args:
-        answers: incomplete ones.
+        answers: incomplete answers.
         logits: [len(answers), V].
-        grammar: of the vocabulary.
-        readout: how digits become a coordinate.
+        grammar: grammar of the vocabulary.
+        readout: how digits are turned into a coordinate.
     """
     groups: dict[int, list[int]] = {}
     for index, answer in enumerate(answers):
@@ -97,7 +98,7 @@ def decide(
             answer, choice = answers[index], int(best[place])
             taken = float(shares[place, choice])
             answer.probabilities.append(float(probabilities[place, choice]))
-            # Branches not taken count with their centre; the taken one is refined by its own digits.
+            # Branches not taken contribute their centre; later digits refine the taken one.
             answer.expected += answer.weight * (float(means[place]) - taken * float(node.centres[choice]))
             answer.weight *= taken
             token = int(node.tokens[choice])
@@ -109,14 +110,14 @@ def decide(
 def padded_pieces(
     pieces: Sequence[Sequence[int]], multiple: int = 1
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token pieces as one batch, padded on the left so that every row's last token is in the last place.
+    """Stacks token pieces to a batch, padded on the left so that all last tokens align.
 
     Args:
-        pieces: of R sequences.
-        multiple: T is one of this number.
+        pieces: tokens of R sequences.
+        multiple: T is padded to a multiple of this number.
 
     Returns:
-        ids int64 [R, T]; mask int64 [R, T], 1 on tokens; offsets int64 [R, T], of each from its row's first token.
+        ids int64 [R, T]; mask int64 [R, T], 1 on tokens; offsets int64 [R, T], from the first token of the sequence.
     """
     length = -(-max(len(piece) for piece in pieces) // multiple) * multiple
     ids = np.array([[0] * (length - len(piece)) + list(piece) for piece in pieces], np.int64)

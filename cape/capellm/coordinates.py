@@ -10,28 +10,28 @@ PLACES = 1000
 ANSWER_HEAD = " [0."
 ANSWER_MIDDLE = ",0."
 ANSWER_TAIL = "]"
-"""What stands around the digits, always the same."""
+"""The constant text around the digits."""
 
 ANSWER_PATTERN = r" \[0\.[0-9]{3},0\.[0-9]{3}\]"
-"""The same as a regular expression, for servers that can hold answers to one."""
+"""Answers as a regular expression, for servers with constrained decoding."""
 
 KEYPOINT_TOKEN = "<KEYPOINT>"
-"""Appendix B.2: the answer of models that give coordinates by a token."""
+"""Answer of models that give coordinates by a token (Appendix B.2)."""
 
 _ANSWER = re.compile(r"\s*\[0\.(\d{3}),0\.(\d{3})\]\s*")
 
 
 def thousandths(value: float) -> int:
-    """A fraction 0–1 as 0 to 999; the edge itself, 1.000, is written as 0.999."""
+    """Converts a fraction 0–1 to 0–999. The edge, 1.000, becomes 0.999."""
     return min(max(round(value * PLACES), 0), PLACES - 1)
 
 
 def coordinates_text(x: float, y: float) -> str:
-    """The answer to a question: " [0.123,0.456]"."""
+    """Formats an answer: " [0.123,0.456]"."""
     return f"{ANSWER_HEAD}{thousandths(x):03d}{ANSWER_MIDDLE}{thousandths(y):03d}{ANSWER_TAIL}"
 
 
 def parse_coordinates(text: str) -> tuple[float, float] | None:
-    """Reads an answer; None where it is not well-formed."""
+    """Parses an answer; None if it is malformed."""
     match = _ANSWER.fullmatch(text)
     return None if match is None else (int(match[1]) / PLACES, int(match[2]) / PLACES)

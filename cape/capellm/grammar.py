@@ -1,8 +1,8 @@
-"""Which tokens may follow while coordinates are spoken: decoding that cannot go wrong and skips what is certain.
+"""Grammar of answers, for decoding that cannot produce malformed ones and skips forced tokens.
 
-The answer " [0.ddd,0.ddd]" has two places where anything is to be decided: its digits. How a vocabulary writes a
-number differs (Llama 3: one token; Mistral: three), so the 1000 spellings make a tree; where a node has one child
-alone, that token is forced and costs no decision.
+In the answer " [0.ddd,0.ddd]" only the digits are decided. Vocabularies tokenise numbers differently (Llama 3: one
+token; Mistral: three), so the 1000 spellings form a tree. If a node has a single child, that token is forced and
+needs no decision.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from cape.capellm.tokenizer import CapeLlmTokenizer
 
 
 class GrammarError(ValueError):
-    """A vocabulary that runs digits and punctuation together, so that coordinates cannot be spelt apart."""
+    """The vocabulary merges digits with punctuation, so coordinates have no spelling of their own."""
 
 
 @dataclass(eq=False, slots=True)
 class NumberNode:
-    """A beginning of a number's spelling.
+    """A node of the spelling tree: the first tokens of a number.
 
     Attributes:
-        children: what may follow, by token; empty where the number is complete.
-        centre: mean value, 0–1, of the numbers that begin like this; the value itself where complete.
-        tokens: int64 [n], the children's tokens, and
-        centres: float64 [n], their centres, in the same order.
+        children: next nodes by token; empty if the number is complete.
+        centre: mean value, 0–1, of the numbers below; the value itself if complete.
+        tokens: int64 [n], the children's tokens.
+        centres: float64 [n], the children's centres, in the same order.
     """
 
     children: dict[int, NumberNode] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class NumberNode:
     centres: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def forced(self) -> tuple[tuple[int, ...], NumberNode]:
-        """The tokens that follow whatever is decided, and the node behind them."""
+        """Returns the forced tokens from here, and the node after them."""
         run: list[int] = []
         node = self
         while len(node.children) == 1:
@@ -56,7 +56,7 @@ class AnswerGrammar:
         numbers: the root of the tree of the numbers 000 to 999.
 
     Raises:
-        GrammarError: a token spans digits and what stands beside them.
+        GrammarError: a token spans digits and adjacent characters.
     """
 
     def __init__(self, tokenizer: CapeLlmTokenizer) -> None:
@@ -67,7 +67,7 @@ class AnswerGrammar:
         for number in range(PLACES):
             digits = tokenizer.encode(f"{number:03d}")
             whole = tokenizer.encode(f"{ANSWER_HEAD}{number:03d}{ANSWER_MIDDLE}{number:03d}{ANSWER_TAIL}")
-            # Only then is the constrained spelling the one that the model was trained to speak.
+            # Otherwise the constrained spelling would differ from the one that the model was trained on.
             if whole != (*self.head, *digits, *self.middle, *digits, *self.tail):
                 raise GrammarError(f"this vocabulary writes 0.{number:03d} with tokens that span more than its digits")
             node = self.numbers
@@ -78,7 +78,7 @@ class AnswerGrammar:
 
 
 def _finish(node: NumberNode) -> int:
-    """Fills in centres from the leaves up; returns how many numbers there are beneath."""
+    """Fills in centres from the leaves up. Returns the number of leaves below."""
     if not node.children:
         return 1
     counts = [_finish(child) for child in node.children.values()]

@@ -1,9 +1,9 @@
-"""What a language model is told and asked (CapeLLM, section 3.2, Figures 2 and 5).
+"""Prompts of the language model (CapeLLM, section 3.2, Figures 2 and 5).
 
-A conversation is a sequence of segments. Those that the assistant speaks end with the end token and are what
-training's loss counts; the last of them is the coordinates. What all keypoints of a request share comes first, so
-that it is computed once. The wording of the base instruction is that of the public code; that of the variants is
-ours, for the paper shows them in pictures only.
+A conversation is a sequence of segments. The assistant's segments end with the end token and are the training
+targets; the last one holds the coordinates. The part shared by all keypoints of a request comes first, so that it is
+computed once. The base instruction is worded as in the public code. The variants' wording is ours, because the paper
+shows only figures of them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ QUESTIONS = (
     "Where exactly is the {name} of this object? Answer with its coordinates.",
     "At what point of the image is the {name} of the object? Please give its coordinates.",
 )
-"""The first is the question of the paper. The public code draws from 25 wordings where questions are diverse (Appendix
-B.1); the other 24 here are ours."""
+"""The first is the paper's question. For diverse questions the public code draws from 25 wordings (Appendix B.1); the
+other 24 here are ours."""
 
 OUTLINE = (
     "This is a conversation about where keypoints of an object are in an image. The user names a keypoint, and the "
@@ -51,11 +51,11 @@ OUTLINE = (
 
 
 class Segment(NamedTuple):
-    """A piece of a conversation.
+    """A segment of a conversation.
 
     Attributes:
-        text: what is said.
-        spoken: by the assistant, so that an end token follows.
+        text: its text.
+        spoken: whether it is the assistant's; an end token then follows.
     """
 
     text: str
@@ -65,12 +65,12 @@ class Segment(NamedTuple):
 def opening(
     configuration: InstructionConfiguration, category: str, keypoints: Sequence[KeypointDefinition]
 ) -> tuple[Segment, ...]:
-    """What comes before the first question and is the same for all keypoints of a support.
+    """Returns the segments before the first question, which all keypoints of a support share.
 
     Args:
         configuration: of the instruction.
-        category: its name; said by the step-by-step instruction alone.
-        keypoints: all of the support.
+        category: name of the category; used only by the step-by-step instruction.
+        keypoints: all keypoints of the support.
     """
     segments: list[Segment] = [Segment("\n")] if configuration.newline else []
     if configuration.outline:
@@ -86,11 +86,11 @@ def opening(
 def question(
     configuration: InstructionConfiguration, keypoint: KeypointDefinition, wording: int = 0
 ) -> tuple[Segment, ...]:
-    """All that stands before a keypoint's coordinates: one round, or two of the step-by-step instruction.
+    """Returns the segments before a keypoint's coordinates: one round, or two in the step-by-step instruction.
 
     Args:
         configuration: of the instruction.
-        keypoint: what is asked for; without a description there is no line of reference.
+        keypoint: the keypoint asked for; without a description there is no reference line.
         wording: index into `QUESTIONS`.
     """
     asked = QUESTIONS[wording].format(name=keypoint.name)

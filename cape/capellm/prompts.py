@@ -1,4 +1,4 @@
-"""The words of a support as tokens: what PyTorch and the service ask alike."""
+"""Tokenised prompts of a support, shared by PyTorch and the service."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cape.support import KeypointDefinition
 
 
 class Prompts(NamedTuple):
-    """The words of a support as tokens.
+    """Tokenised prompts of a support.
 
     Attributes:
-        opening: begin token and what all its keypoints share.
-        questions: for each keypoint, all that stands before its answer.
+        opening: begin token and the part shared by all keypoints.
+        questions: for each keypoint, the tokens before its answer.
     """
 
     opening: tuple[int, ...]
@@ -29,12 +29,12 @@ def prompts_of(
     category: str,
     keypoints: Sequence[KeypointDefinition],
 ) -> Prompts:
-    """The prompts of a support, of whose images nothing is used.
+    """Makes the prompts of a support. Its images are not used.
 
     Args:
         tokenizer: the vocabulary.
-        instruction: how questions are put.
-        category, keypoints: of the support.
+        instruction: format of the questions.
+        category, keypoints: the support's.
     """
     shared = tokenizer.tokens(opening(instruction, category, keypoints)).ids
     return Prompts(

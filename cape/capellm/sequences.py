@@ -1,8 +1,9 @@
-"""What goes into an exported decoder, and what its answers mean; whoever runs it, in this process or elsewhere.
+"""Inputs and outputs of an exported decoder, independent of the engine that runs it.
 
-A run takes rows of equal shapes, one a sequence (see `export.capellm.graphs`). First a prefix: begin token, image and
-what all questions share. Then questions about it as rows of their own, which all carry its keys and values on; they go
-in lock step until every one has its answer. No row depends on another, so rows of several callers may share a run.
+A run takes batch items of equal shapes, one per sequence (see `export.capellm.graphs`). The prefix comes first: begin
+token, image, and the part shared by all questions. Then each question is a batch item of its own, which extends the
+prefix's keys and values; all advance in lockstep until every question is answered. Batch items are independent, so
+several callers may share a run.
 """
 
 from __future__ import annotations
@@ -20,35 +21,35 @@ from cape.capellm.grammar import AnswerGrammar
 Float: TypeAlias = npt.NDArray[np.float32]
 
 RowInputs: TypeAlias = dict[str, npt.NDArray[Any]]
-"""Inputs of one row by name, without batch axis."""
+"""Inputs of one batch item by name, without batch axis."""
 
 OUTPUTS = ("logits", "keys", "values")
 
 
 class Past(NamedTuple):
-    """Keys and values of a sequence so far, each [Y, H, P, d]: Y layers, H heads, P positions, depth d."""
+    """Key-value cache of a sequence, each [Y, H, P, d]: Y layers, H heads, P positions, depth d."""
 
     keys: Float
     values: Float
 
     @classmethod
     def nothing(cls, layers: int, heads: int, depth: int) -> Past:
-        """Of a sequence that has not begun."""
+        """Returns the empty cache."""
         empty = np.zeros((layers, heads, 0, depth), np.float32)
         return cls(empty, empty)
 
     @classmethod
     def of(cls, outputs: Mapping[str, npt.NDArray[Any]]) -> Past:
-        """After a run."""
+        """Returns the cache after a run."""
         return cls(outputs["keys"], outputs["values"])
 
 
 def prefix_inputs(image_tokens: Float, opening: Sequence[int], nothing: Past) -> RowInputs:
-    """The row that begins a sequence.
+    """Returns the batch item that begins a sequence.
 
     Args:
         image_tokens: [N, D].
-        opening: begin token and what follows the image.
+        opening: begin token and the tokens after the image.
         nothing: see `Past.nothing`.
     """
     length = len(opening) + len(image_tokens)
@@ -63,15 +64,15 @@ def prefix_inputs(image_tokens: Float, opening: Sequence[int], nothing: Past) ->
 
 
 class AnswerSequences:
-    """R questions that are answered in lock step: `inputs` of the next run, `take` what came of it, until `complete`.
+    """R questions answered in lockstep: run `inputs`, pass the result to `take`, repeat until `complete`.
 
     Args:
-        questions: the tokens of each, up to the answer.
-        prefixes: for each question, what its prefix left; all of one length.
-        grammar: of the vocabulary.
+        questions: for each question, the tokens before the answer.
+        prefixes: for each question, the cache of its prefix; all of one length.
+        grammar: grammar of the vocabulary.
         width: D of an image token.
-        readout: how digits become a coordinate.
-        multiple: questions are padded to a multiple of so many tokens, so that those of several callers meet.
+        readout: how digits are turned into a coordinate.
+        multiple: questions are padded to a multiple of this many tokens, so that those of several callers share runs.
     """
 
     def __init__(
@@ -95,13 +96,13 @@ class AnswerSequences:
 
     @property
     def complete(self) -> bool:
-        """Whether every question has its answer."""
+        """Whether every question is answered."""
         return not self._running
 
     def inputs(self) -> list[RowInputs]:
-        """Inputs of the next run, a row for every question that has no answer yet."""
+        """Inputs of the next run, one batch item per unanswered question."""
         ids, real, offsets = padded_pieces([self.answers[row].pending for row in self._running], self._multiple)
-        self._multiple = 1  # what follows is a few tokens, the same number for all in most vocabularies
+        self._multiple = 1  # later pieces are a few tokens, in most vocabularies equally many for all
         self._mask = np.concatenate((self._mask, real), axis=1)
         positions = np.maximum(self._place[:, np.newaxis] + offsets, 0)
         self._place = self._place + real.sum(axis=1)
@@ -118,10 +119,10 @@ class AnswerSequences:
         ]
 
     def take(self, outputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> None:
-        """Goes on by what a run said.
+        """Continues with the outputs of a run.
 
         Args:
-            outputs: of each row of `inputs`: logits [V], keys and values [Y, H, P + L, d].
+            outputs: for each batch item of `inputs`: logits [V], keys and values [Y, H, P + L, d].
         """
         spoken = [self.answers[row] for row in self._running]
         for answer in spoken:
@@ -140,5 +141,5 @@ class AnswerSequences:
 
     @property
     def scores(self) -> Float:
-        """float32 [R], mean probability of what was decided; once complete."""
+        """float32 [R], mean probability of the decided tokens; once complete."""
         return np.array([answer.score for answer in self.answers], np.float32)

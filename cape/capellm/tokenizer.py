@@ -1,4 +1,4 @@
-"""Texts as token ids: a tokenizers JSON file, and how a small one of our own is made."""
+"""Tokenisation with a tokenizers JSON file, and training of a small vocabulary."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ LLAMA_3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Llama 3 cuts text before its byte pairs are merged; digits stay together in groups of up to three."""
+"""Llama 3's pre-tokenisation pattern; digits stay together in groups of up to three."""
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that lacks a token which the model needs; the message names it."""
+    """A tokenizer is invalid or lacks a token that the model needs. The message names it."""
 
 
 class Tokens(NamedTuple):
-    """A piece of a sequence.
+    """A part of a token sequence.
 
     Attributes:
         ids: its tokens.
-        spoken: for each, whether the assistant says it: what the loss counts.
+        spoken: for each token, whether it is the assistant's and counts in the loss.
     """
 
     ids: tuple[int, ...]
@@ -36,7 +36,7 @@ class Tokens(NamedTuple):
 
     @staticmethod
     def joined(pieces: Iterable[Tokens]) -> Tokens:
-        """Pieces one after the other."""
+        """Concatenates pieces."""
         parts = tuple(pieces)
         return Tokens(tuple(i for part in parts for i in part.ids), tuple(s for part in parts for s in part.spoken))
 
@@ -46,11 +46,11 @@ class CapeLlmTokenizer:
 
     Args:
         tokenizer: the vocabulary.
-        special: names its begin and end tokens.
+        special: its begin and end tokens.
 
     Attributes:
         begin, end: ids of the tokens that start a sequence and end an answer.
-        keypoint: id of <KEYPOINT>; None where coordinates are text.
+        keypoint: id of <KEYPOINT>; None if coordinates are text.
 
     Raises:
         TokenizerError: a token is missing.
@@ -69,7 +69,7 @@ class CapeLlmTokenizer:
         """Reads a tokenizers JSON file.
 
         Raises:
-            TokenizerError: it is no such file, or lacks a token.
+            TokenizerError: the file is invalid, or lacks a token.
         """
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -78,18 +78,18 @@ class CapeLlmTokenizer:
         return cls(tokenizer, special)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text, without begin and end."""
+        """Converts a text to token ids, without begin and end tokens."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, begin and end left out."""
+        """Converts token ids to text, without begin and end tokens."""
         kept = [token for token in ids if token not in (self.begin, self.end)]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def tokens(self, segments: Iterable[Segment]) -> Tokens:
-        """Segments one after the other; the end token follows each one that the assistant speaks.
+        """Encodes segments in order, with an end token after each of the assistant's.
 
-        Each is encoded by itself: what can be shared or forced does not depend on what comes after it.
+        Segments are encoded separately, so that the tokens of shared or forced parts do not depend on what follows.
         """
         ids: list[int] = []
         spoken: list[bool] = []
@@ -107,15 +107,15 @@ class CapeLlmTokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], configuration: CapeLlmConfiguration, vocabulary: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of our own, in which every three digits are one token as in Llama 3.
+    """Trains a byte-level BPE tokenizer in which any three digits are one token, as in Llama 3.
 
     Args:
-        texts: what it will read.
-        configuration: names its special tokens.
-        vocabulary: how many tokens it has at most.
+        texts: training texts.
+        configuration: source of the special tokens.
+        vocabulary: maximum number of tokens.
 
     Raises:
-        TokenizerError: the vocabulary has no room for all numbers.
+        TokenizerError: the vocabulary is too small for all numbers.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -139,7 +139,7 @@ def train_tokenizer(texts: Iterable[str], configuration: CapeLlmConfiguration, v
 
 
 def _with_numbers(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, and every number so often that its merges come before those of rare words."""
+    """Yields the texts, and every number often enough to be merged before rare words."""
     count = 0
     for text in texts:
         count += 1

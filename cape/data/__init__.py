@@ -1,1 +1,1 @@
-"""Data to train and evaluate on: photographs with keypoints, procedural pictures, and episodes drawn from them."""
+"""Data for training and evaluation: annotated images, procedural images, and episodes drawn from them."""

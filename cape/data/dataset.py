@@ -1,7 +1,7 @@
-"""What every data set is to training and evaluation: categories, and annotated objects of each.
+"""The interface of data sets: categories, and annotated objects of each.
 
 `cape.data.coco_dataset`, `cape.data.mp100` and `cape.data.synthetic` implement `KeypointDataset`; episodes, crops,
-texts and scores are made of nothing else.
+texts and scores depend on nothing else.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cape.support import Box, KeypointDefinition
 
 
 class DatasetError(ValueError):
-    """Data that cannot be used; the message names the file and what is wrong in it."""
+    """Invalid data. The message names the file and the problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A kind of object and what is known of its keypoints.
+    """A category of objects and its keypoints.
 
     Attributes:
         name: unique in its data set: "cat body".
@@ -40,7 +40,7 @@ class Category:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What the text encoder reads of each keypoint: its description, or its name where there is none."""
+        """Texts for the text encoder: the description of each keypoint, or its name if there is none."""
         return tuple(keypoint.description or keypoint.name for keypoint in self.keypoints)
 
 
@@ -51,7 +51,7 @@ class AnnotatedObject:
     Attributes:
         image: RGB, uint8 [H, W, 3], upright.
         box: the object, clipped to the picture; the length that PCK is measured by is its longer side.
-        keypoints: float32 [K, 2], x and y in pixels of the picture; of no meaning where hidden.
+        keypoints: float32 [K, 2], x and y in pixels of the picture; undefined where hidden.
         visible: bool [K].
     """
 

@@ -1,4 +1,4 @@
-"""From what a configuration or a command line says of data to the data set: the only place that knows every kind."""
+"""Opens data sets from a configuration or flags. The only module that knows every kind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ADAPTER: TypeAdapter[DataSource] = TypeAdapter(DataSource)
 
 
 def parse_data_source(document: Mapping[str, Any]) -> DataSource:
-    """Reads what is said of data.
+    """Parses the configuration of a data set.
 
     Raises:
         DatasetError: naming the field that is missing or wrong.

@@ -1,4 +1,4 @@
-"""Low-rank adapters on query and value of both towers (section 4.2), by peft; checkpoints hold them merged."""
+"""Low-rank adapters on query and value of both encoders (section 4.2), by peft. Checkpoints store them merged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADAPTER = "default"
 
 
 def add_adapters(tower: nn.Module, *, rank: int, alpha: int, dropout: float) -> None:
-    """Freezes a tower and puts trainable adapters beside its query and value projections, in place.
+    """Freezes a model and adds trainable adapters to its query and value projections, in place.
 
     Args:
         tower: any module with projections named as in `TARGETS`.
@@ -25,7 +25,7 @@ def add_adapters(tower: nn.Module, *, rank: int, alpha: int, dropout: float) -> 
         dropout: before the update.
 
     Raises:
-        ValueError: the tower has no such projections.
+        ValueError: the model has no such projections.
     """
     tower.requires_grad_(False)
     settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(TARGETS))
@@ -34,7 +34,7 @@ def add_adapters(tower: nn.Module, *, rank: int, alpha: int, dropout: float) -> 
 
 @torch.no_grad()
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model as if it had no adapters, their updates added to the weights: W + B·A·alpha/rank."""
+    """Returns a state dict with the adapters merged into the weights: W + B·A·alpha/rank."""
     adapted: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     state = {}
     for key, value in model.state_dict().items():

@@ -39,7 +39,7 @@ class CapeLlmCheckpoint(NamedTuple):
 
 
 def untrained_capellm(configuration: CapeLlmConfiguration, seed: int = 0) -> CapeLlm:
-    """A model with reproducible random weights; a vision tower that a package holds is pretrained.
+    """A model with reproducible random weights; a vision encoder from a package is pretrained.
 
     Raises:
         CheckpointError: the package is not installed.
@@ -54,7 +54,7 @@ def untrained_capellm(configuration: CapeLlmConfiguration, seed: int = 0) -> Cap
 def save_capellm(model: CapeLlm, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> None:
     """Writes a checkpoint, adapters merged; files are replaced, each one atomically.
 
-    A vision tower whose weights an installed package holds is left out, and so are tied weights.
+    A vision encoder whose weights come from an installed package is left out, and so are tied weights.
 
     Args:
         model: to write.
@@ -116,7 +116,7 @@ def load_capellm(folder: Path) -> CapeLlmCheckpoint:
 
 
 def _packaged(configuration: CapeLlmConfiguration) -> dict[str, Tensor]:
-    """The vision tower's weights where a package holds them; else nothing."""
+    """Loads the vision encoder's weights from a package; empty if they are stored."""
     vision = configuration.vision
     if vision.weights == "stored":
         return {}

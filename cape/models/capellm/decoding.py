@@ -1,9 +1,9 @@
-"""All keypoints of a request as one batch over a shared prefix, and no step for what is certain.
+"""Decodes all keypoints of a request as one batch over a shared prefix, without steps for forced tokens.
 
-The plain way runs image and question once a keypoint and then a step a token. Here begin token, image and opening run
-once an image; their keys and values serve every keypoint. The questions run as the rows of one batch. Of the answer
-only digits are decided (`cape.capellm.grammar`), the rest rides along with the digits before it. In a vocabulary like
-Llama 3's a keypoint so costs its question and one further step. Greedy answers are those of plain greedy decoding
+Plain decoding runs image and question once per keypoint, then one step per token. Here begin token, image and opening
+run once per image, and all keypoints share their keys and values. The questions form one batch. Only the digits of an
+answer are decided (`cape.capellm.grammar`); forced tokens run together with the digits before them. In a vocabulary
+like Llama 3's, a keypoint costs its question and one further step. Greedy answers are those of plain greedy decoding
 wherever that is well-formed.
 """
 
@@ -23,12 +23,12 @@ from cape.capellm.grammar import AnswerGrammar
 from cape.models.capellm.model import CapeLlm
 
 ROWS_AT_ONCE = 128
-"""Questions in one batch: what bounds memory, for every row carries the prefix's keys and values."""
+"""Questions per batch. Bounds memory, because each batch item holds the prefix's keys and values."""
 
 
 @dataclass(slots=True)
 class DecodingCost:
-    """What answers cost.
+    """Cost of answers.
 
     Attributes:
         prompt_tokens: positions that ran through the language model before answers began, padding not counted.
@@ -47,7 +47,7 @@ class Located:
 
     Attributes:
         keypoints: float32 [R, 2], fractions of the crop; NaN where an answer was not well-formed.
-        scores: float32 [R], mean probability of what was decided (public CapeLLM code).
+        scores: float32 [R], mean probability of the decided tokens (public CapeLLM code).
         answers: the tokens of each answer, without its end token.
         cost: what they cost.
     """
@@ -102,7 +102,7 @@ class Prefix:
         model: in evaluation mode.
         image_tokens: [B, N, D].
         opening: begin token and what is the same for all questions.
-        cost: is told of it.
+        cost: counters to update.
 
     Attributes:
         length: P, positions.

@@ -13,7 +13,7 @@ from cape.models.capellm.vision import ImageProjection, VisionTower
 
 
 class LanguageOutput(NamedTuple):
-    """What the language model says of a piece of a sequence.
+    """Outputs of the language model for a piece of a sequence.
 
     Attributes:
         logits: [R, L, V], or of the last position alone, [R, 1, V].
@@ -37,7 +37,7 @@ class CoordinateDecoder(nn.Module):
 
 
 class CapeLlm(nn.Module):
-    """Vision tower, projection, language model and, where the answer is a token, its coordinate decoder."""
+    """Vision encoder, projection, language model and, where the answer is a token, its coordinate decoder."""
 
     def __init__(self, configuration: CapeLlmConfiguration) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class CapeLlm(nn.Module):
         width = configuration.language.width
         self.vision = VisionTower(configuration.vision)
         self.projection = ImageProjection(configuration.vision, width)
-        # Any: what transformers promises of its models is said in words, not in types.
+        # Any: transformers does not type the interface of its models.
         self.language: Any = _language_model(configuration.language)
         self.coordinates = CoordinateDecoder(width) if configuration.instruction.answer == "token" else None
 

@@ -1,7 +1,6 @@
-"""The plain way, as the public CapeLLM code goes it: a prompt a keypoint, greedy, at most 13 new tokens.
+"""Plain decoding as in the public CapeLLM code: one prompt per keypoint, greedy, at most 13 new tokens.
 
-Nothing is shared and nothing is forced: the reference that `decoding` is compared with, and the way to hear what a
-model says of its own accord.
+Nothing is shared or forced. It is the reference for `decoding`, and shows a model's unconstrained answers.
 """
 
 from __future__ import annotations

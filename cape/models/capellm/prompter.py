@@ -1,6 +1,6 @@
-"""What makes a CapeLLM's prompts and none of what reads them: vision tower, projection, token embeddings.
+"""The parts of CapeLLM that make prompts: vision encoder, projection and token embeddings.
 
-For language models that another program runs from prompt embeddings, vLLM for one. Stored as a folder of the same
+For language models that another program, such as vLLM, runs from prompt embeddings. Stored as a folder of the same
 three files as a checkpoint, of which the weights are a small part.
 """
 

@@ -5,7 +5,7 @@ endpoint takes `prompt_embeds`, torch tensors in base64, and a regular expressio
 
     vllm serve FOLDER/language --served-model-name capellm --enable-prompt-embeds --enable-prefix-caching
 
-Only for a server of one's own behind one's own walls: vLLM unpacks the tensors that it is sent.
+Use it only with your own server on a private network: vLLM deserialises the tensors that it receives.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ NEW_TOKENS = 16
 """More than any spelling of an answer has, its end included: the pattern ends it, not this."""
 
 TIMEOUT = 120.0
-"""Seconds that an answer may take: a first request may have to wait for kernels to be compiled."""
+"""Timeout of an answer in seconds: a first request may have to wait for kernels to be compiled."""
 
 
 class VllmError(RuntimeError):
-    """The server does not answer, refuses, or says what cannot be an answer; the message says which."""
+    """The server does not answer, rejects the request, or returns an invalid answer. The message says which."""
 
 
 class VllmPredictor:
@@ -105,7 +105,7 @@ class VllmPredictor:
             ValueError: the readout is not greedy.
         """
         if readout != "greedy":
-            raise ValueError("readout: vLLM answers greedily, 'greedy' alone is possible")
+            raise ValueError("readout: vLLM supports only 'greedy'")
         cost = DecodingCost()
         choices: list[Mapping[str, Any]] = []
         for image in image_tokens:
