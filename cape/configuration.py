@@ -171,7 +171,7 @@ class SystemConfiguration(_Strict):
     )
     combination: Combination = Field(
         default="agreement",
-        description="DLF: how the pathways' answers are combined; see `cape.models.combination.pathway_weights`.",
+        description="DLF: how the pathways' answers are combined; see `cape.models.dlf_combination.pathway_weights`.",
     )
     agreement_radius: float = Field(
         default=0.1, ge=0, description="DLF, 'agreement': distance up to which answers are averaged ÷ side of the crop."

@@ -50,8 +50,8 @@ def quantise(
     Activations are calibrated on objects of the data, and PCK is compared on others of it, before anything is written.
     Worth it where the CPU multiplies int8 fast (VNNI, AMX): measure with `capeserve bench latency`.
     """
+    from benchmarks.accuracy.int8_gate import JUDGED_AT, calibration_crops, compare_repositories
     from benchmarks.accuracy.measurement import Comparison
-    from benchmarks.accuracy.quantised import JUDGED_AT, calibration_crops, compare_repositories
     from benchmarks.accuracy.report import tables
     from benchmarks.harness.tables import terminal_table
     from cape.data.dataset import DatasetError

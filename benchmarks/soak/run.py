@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.soak.expected_answers import ExpectedAnswers, record_answers
+from benchmarks.soak.faulty_server import HANG_SECONDS
 from benchmarks.soak.ledger import Disturbances, Ledger
-from benchmarks.soak.server import HANG_SECONDS
 from benchmarks.soak.traffic import Caller, Place
 from cape.client import CapeError, Client, ConnectionOptions
 
@@ -120,7 +120,7 @@ class _Stage:
                 "hang_seconds": HANG_SECONDS,
                 "drain_seconds": 30,
             }
-            command = [sys.executable, "-m", "benchmarks.soak.server", json.dumps(settings), str(fault_rate)]
+            command = [sys.executable, "-m", "benchmarks.soak.faulty_server", json.dumps(settings), str(fault_rate)]
             self.servers.append(_Process(command, folder / f"server_{number}.log"))
             self.places.append(Place(f"127.0.0.1:{port}", Disturbances()))
         self.faults: dict[str, int] = {}

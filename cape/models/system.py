@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cape.configuration import SystemConfiguration
 from cape.models.backbone import ImageBackbone
-from cape.models.combination import pathway_weights
+from cape.models.cmaa_fusion import CrossModalAlignmentAttention
 from cape.models.decoder import keypoint_branch
-from cape.models.fusion import CrossModalAlignmentAttention
+from cape.models.dlf_combination import pathway_weights
 from cape.models.pooling import KeypointPooling, interpolation_matrix
 from cape.models.proposals import ProposalGenerator
 from cape.models.text import TextEncoder

@@ -1,7 +1,7 @@
 """Merges the work of many callers into batches.
 
 While the engine has a free slot, nothing waits. While it is busy, items queue, and the next batch takes as many as fit.
-Which one goes next is decided by `service.batching.fairness`.
+Which one goes next is decided by `service.batching.scheduler`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy.typing as npt
 
 from cape.manifest import Manifest
-from service.batching.fairness import FairQueue, current_work
 from service.batching.queues import BatchItem, ComponentQueue
 from service.batching.runs import run_batch, takes_images
+from service.batching.scheduler import FairQueue, current_work
 from service.engines.base import BatchObserver, BatchResult, Engine, query_models
 from service.errors import TOO_LATE, UNKNOWN_RETRY, DeadlineError, EngineError, QueueFullError
 

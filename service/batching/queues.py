@@ -14,7 +14,7 @@ import numpy.typing as npt
 from service.engines.base import BatchResult
 
 if TYPE_CHECKING:
-    from service.batching.fairness import Work
+    from service.batching.scheduler import Work
 
 REMEMBERED_RUNS = 32
 """Number of engine runs per component that estimates use."""

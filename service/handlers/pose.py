@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from cape.v1 import pose_service_pb2, pose_service_pb2_grpc
 from service.access.callers import current_caller
-from service.batching.fairness import Priority, Work, working_for
+from service.batching.scheduler import Priority, Work, working_for
 from service.errors import CallerLimitError, InvalidFieldError, ServiceError, UnavailableError
 from service.handlers.error_statuses import grpc_code, status_of
 from service.pipelines.answers import AnswerRoom

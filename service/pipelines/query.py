@@ -16,6 +16,7 @@ from cape.manifest import Manifest
 from cape.v1 import pose_service_pb2
 from service.access.callers import current_caller
 from service.errors import InvalidFieldError, NotFoundError, QueueFullError
+from service.images.crops import query_crops
 from service.images.decoding import DecodePool
 from service.images.reading import ImageLimits, check_image, open_image
 from service.pipelines.answers import (
@@ -30,7 +31,6 @@ from service.pipelines.base import Estimates, PartialEstimate, Pipeline, Started
 from service.pipelines.deadlines import due
 from service.pipelines.found_box import find_box
 from service.process.tasks import together
-from service.supports.preparation import query_crops
 from service.supports.store import Supports, SupportSource
 from service.supports.validation import check_box
 from service.telemetry.call_facts import query_answered

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.soak import ledger as soak_ledger
 from benchmarks.soak.expected_answers import TOLERANCE, ExpectedAnswers, made_up_support
+from benchmarks.soak.faulty_server import FAULTS, FaultySession
 from benchmarks.soak.ledger import Disturbances, Ledger
 from benchmarks.soak.report import document, markdown
 from benchmarks.soak.run import Outcome
-from benchmarks.soak.server import FAULTS, FaultySession
 from benchmarks.soak.traffic import Caller, Place
 from cape.client import (
     Box,

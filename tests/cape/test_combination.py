@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cape.models.combination import pathway_weights
+from cape.models.dlf_combination import pathway_weights
 
 CELLS = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
 

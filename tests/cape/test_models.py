@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from cape.configuration import SystemConfiguration, TextConfiguration
+from cape.models.cmaa_fusion import CrossModalAlignmentAttention
 from cape.models.decoder import normalised_adjacency
-from cape.models.fusion import CrossModalAlignmentAttention
 from cape.models.pooling import KeypointPooling, interpolation_matrix
 from cape.models.positions import map_encoding, sine_encoding
 from cape.models.proposals import ProposalGenerator

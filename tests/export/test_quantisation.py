@@ -124,7 +124,7 @@ def test_the_command_writes_what_costs_little_and_refuses_what_costs_more(
         worse = replace(scores, pck=tuple(share - lost / 100 for share in scores.pck))
         return Comparison("faces", (Way("float32", "", scores, None), Way("int8 backbone", "", worse, Moved(0, 0, 0))))
 
-    monkeypatch.setattr("benchmarks.accuracy.quantised.compare_repositories", compared)
+    monkeypatch.setattr("benchmarks.accuracy.int8_gate.compare_repositories", compared)
     monkeypatch.setattr("export.quantisation.quantise_graph", lambda source, target, crops: shutil.copy(source, target))
     command = ["quantise", "--repository", tiny_repository, "--output", tmp_path / "int8", "--calibrate-on", 1]
     result = CliRunner().invoke(main, [str(part) for part in [*command, "--tolerance", tolerance]])

@@ -11,7 +11,7 @@ import numpy as np
 
 from cape.manifest import Manifest
 from service.batching.batcher import Batcher
-from service.batching.fairness import Work, working_for
+from service.batching.scheduler import Work, working_for
 from service.errors import QueueFullError
 from tests.service.numpy_engine import tiny_manifest
 from tests.service.virtual_time import VirtualEngine, VirtualPool, VirtualTimeLoop

@@ -1,6 +1,6 @@
 """A real server whose engine fails at random, for `capeserve soak`.
 
-    python -m benchmarks.soak.server '{"repository": "exported", "port": 50051, …}' RATE
+    python -m benchmarks.soak.faulty_server '{"repository": "exported", "port": 50051, …}' RATE
 
 Only the ONNX Runtime sessions are replaced; the engine and everything above it is the service's own.
 """
