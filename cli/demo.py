@@ -86,6 +86,7 @@ def demo(output: Path, checkpoint: Path | None, examples: Path, requests: int, s
                     if manifest.source.trained:
                         _score(demonstration, target)
                     _measure(demonstration, requests)
+                    out.print("mark keypoints of your own in a browser: make playground, or capeserve playground")
                     return
             _say_how_to_call(target, names, examples, output, out)
             try:
