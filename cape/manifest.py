@@ -9,9 +9,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from cape.capellm.configuration import InstructionConfiguration, Readout, SpecialTokens
+from cape.manifest_components import (
+    DEFAULT_SCHEDULING as DEFAULT_SCHEDULING,
+)
+from cape.manifest_components import (
+    ComponentManifest as ComponentManifest,
+)
+from cape.manifest_components import (
+    InnerPath as InnerPath,
+)
+from cape.manifest_components import (
+    ModalityUse as ModalityUse,
+)
+from cape.manifest_components import (
+    Name as Name,
+)
+from cape.manifest_components import (
+    Precision as Precision,
+)
+from cape.manifest_components import (
+    PrecisionCost as PrecisionCost,
+)
+from cape.manifest_components import (
+    Role as Role,
+)
+from cape.manifest_components import (
+    Scheduling as Scheduling,
+)
+from cape.manifest_components import (
+    Strict as Strict,
+)
+from cape.manifest_components import (
+    TensorSpec as TensorSpec,
+)
+from cape.manifest_components import (
+    VariantManifest as VariantManifest,
+)
+from cape.manifest_components import (
+    VariantName as VariantName,
+)
 
 MANIFEST_NAME = "cape.json"
 """File name of the manifest, at the root of an exported repository."""
@@ -22,113 +61,12 @@ MODEL_FILE = "1/model.onnx"
 QUERY_SUFFIX = "_query"
 """Suffix of a system's Triton ensemble, '<system>_query', which takes a query's crop and support tokens."""
 
-Role = Literal["image_backbone", "text_encoder", "support_fusion", "pose_decoder", "capellm_vision", "capellm_decoder"]
-"""Function of a component. A system has one component per role; systems may share components. The last two roles are
-those of language models."""
-
-ModalityUse = Literal["required", "optional", "unused"]
-"""Whether a support must have a modality. Where several are `optional`, it must have at least one."""
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
-"""Name of a component or system: a folder of the repository, a label of metrics, part of resource names."""
-
-
-def _inside(path: str) -> str:
-    parts = path.replace("\\", "/").split("/")
-    if not path or path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in path:
-        raise ValueError("must be a path inside the repository")
-    return path
-
-
-InnerPath = Annotated[str, AfterValidator(_inside)]
-"""Path of a file, relative to the repository and inside it."""
-
 
 class ManifestError(ValueError):
     """A repository's manifest is missing, unreadable or invalid."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TensorSpec(_Strict):
-    """An input or output of a component."""
-
-    name: str
-    dtype: Literal["uint8", "int64", "float32", "float16"]
-    shape: tuple[int | str, ...] = Field(description="Sizes; a name such as 'B' or 'K' for a dynamic size.")
-
-
-VariantName = Literal["fused", "float16", "int8"]
-"""Other graphs of a component. fused: float32 with fewer, larger operators, for GPUs. float16: the same in float16,
-with float32 islands. int8: quantised, for CPUs."""
-
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
-"""Precision of a system's arithmetic; chosen by the server."""
-
-
-class VariantManifest(_Strict):
-    """Another graph of a component with the same inputs and outputs, for machines that run it faster."""
-
-    file: str = Field(description="Path inside the component's folder: 'variants/float16.onnx'.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file.")
-    bytes: int = Field(ge=1, description="Size of the graph with its weights.")
-    operators: int = Field(ge=1, description="Nodes of the graph.")
-
-
-class PrecisionCost(_Strict):
-    """What a reduced precision does to a system's answers, compared with float32 on the same crops."""
-
-    precision: Literal["bfloat16", "float16", "int8"]
-    keypoints: int = Field(ge=1, description="Number of keypoints compared.")
-    median_shift: float = Field(ge=0, description="Median distance between keypoints, as a fraction of the crop.")
-    p99_shift: float = Field(ge=0, description="99th percentile of that distance.")
-    pck_lost: float | None = Field(None, description="Loss of PCK@0.2 in points, if measured on annotated data.")
-    emulated: bool = Field(False, description="Simulated by rounding in float32.")
-
-
-class Scheduling(_Strict):
-    """Scheduling hints of a component."""
-
-    stage: int = Field(ge=0, description="Position in a request: components with smaller numbers run first.")
-    entrance: bool = Field(False, description="Whether requests begin with it. Admission control applies only there.")
-    uneven_cost: bool = Field(
-        False,
-        description="Whether costs of batch items vary widely, as in a language model.",
-    )
-
-
-DEFAULT_SCHEDULING: dict[Role, Scheduling] = {
-    "image_backbone": Scheduling(stage=0, entrance=True),
-    "capellm_vision": Scheduling(stage=1, entrance=True),
-    "text_encoder": Scheduling(stage=2, entrance=True),
-    "support_fusion": Scheduling(stage=3),
-    "pose_decoder": Scheduling(stage=4),
-    "capellm_decoder": Scheduling(stage=5, uneven_cost=True),
-}
-"""Scheduling of components whose manifest does not state it: repositories of format 1 before 0.2."""
-
-
-class ComponentManifest(_Strict):
-    """One graph of the repository."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    precision: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
-        "float32", description="Precision of its products; int8 and int4 refer to stored weights."
-    )
-    max_batch_size: int = Field(ge=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the graph file and of its external data.")
-    bytes: int = Field(ge=1, description="Size of the graph with its weights.")
-    parameters: int = Field(ge=0)
-    operators: int | None = Field(None, ge=1, description="Nodes of the graph.")
-    variants: dict[VariantName, VariantManifest] = Field(default_factory=dict, description="Alternative graphs.")
-    scheduling: Scheduling | None = Field(None, description="None: the default for the component's role.")
-
-
-class TextEncoderManifest(_Strict):
+class TextEncoderManifest(Strict):
     """How texts are converted to inputs of the text encoder."""
 
     kind: str = Field(description="Architecture: 'gte', 'bert', 'clip' ...")
@@ -144,7 +82,7 @@ class TextEncoderManifest(_Strict):
     pad_token_id: int = Field(ge=0)
 
 
-class Modalities(_Strict):
+class Modalities(Strict):
     """Modalities that a system requires of a support."""
 
     image: ModalityUse
@@ -158,7 +96,7 @@ class Modalities(_Strict):
         return self
 
 
-class ParityEntry(_Strict):
+class ParityEntry(Strict):
     """Difference between an exported graph and PyTorch in float32, over all cases that the export ran."""
 
     output: str = Field(description="'<component>.<output>', or 'chain.<output>' for the components run in sequence.")
@@ -168,7 +106,7 @@ class ParityEntry(_Strict):
     scale: float = Field(ge=0, description="Standard deviation of the PyTorch output, for scale.")
 
 
-class SourceManifest(_Strict):
+class SourceManifest(Strict):
     """Origin of the weights."""
 
     checkpoint: str = Field(description="File or folder name of the checkpoint.")
@@ -176,7 +114,7 @@ class SourceManifest(_Strict):
     trained: bool = Field(description="False for random weights, whose answers are meaningless.")
 
 
-class _System(_Strict):
+class _System(Strict):
     """Fields common to all systems."""
 
     components: dict[Role, Name] = Field(description="Role → name of a component of the repository.")
@@ -228,7 +166,7 @@ class SystemManifest(_System):
         return ""
 
 
-class CacheManifest(_Strict):
+class CacheManifest(Strict):
     """Dimensions of a language model's key-value cache: each [batch items, layers, heads, positions, depth]."""
 
     layers: int = Field(ge=1)
@@ -236,7 +174,7 @@ class CacheManifest(_Strict):
     depth: int = Field(ge=1)
 
 
-class TextLimits(_Strict):
+class TextLimits(Strict):
     """Limits on texts, in tokens of the language model's vocabulary."""
 
     category: int = Field(ge=1)
@@ -245,7 +183,7 @@ class TextLimits(_Strict):
     sequence: int = Field(ge=1, description="Image, instruction, one question and its answer together.")
 
 
-class RoundedWeights(_Strict):
+class RoundedWeights(Strict):
     """Effect of quantised weights on answers, compared with float32 on the same questions."""
 
     weights: Literal["int8", "int4"] = Field(description="Precision of the language model's weights.")
@@ -315,7 +253,7 @@ AnySystem: TypeAlias = Annotated[
 """A system of any pipeline."""
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The content of `cape.json`."""
 
     format_version: Literal[1] = 1

@@ -7,17 +7,11 @@ step that fails is a result too: a GPU is often lent for minutes, and nothing me
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-import multiprocessing
 import statistics
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +19,10 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.engine.measurement import Workload, seconds_of
-from benchmarks.harness.arrivals import closed_loop, outcome
-from benchmarks.harness.calls import in_turn, register, warm_request
-from benchmarks.harness.serving import Batches, Serve, read_batches
-from benchmarks.harness.workloads import used_modalities, workload
-from benchmarks.latency.measurement import measure_latencies
-from cape.manifest import QUERY_SUFFIX, Manifest, Precision, read_manifest
+from benchmarks.gpu.results import Results, Row, milliseconds
+from benchmarks.gpu.service import measure_load, measure_service
+from benchmarks.harness.serving import Serve
+from cape.manifest import Manifest, Precision, read_manifest
 from service.engines.base import query_models
 from service.engines.onnx_runtime import OnnxRuntimeEngine
 from service.telemetry.performance import PAPER, Percentiles
@@ -45,56 +37,6 @@ SETTINGS: tuple[tuple[Precision, bool, bool], ...] = (
     ("float32", False, False),
 )
 """Precisions, with and without CUDA graphs, with and without fused operators, the most interesting first."""
-
-Row = dict[str, Any]
-
-
-@dataclass
-class Results:
-    """What has been measured so far.
-
-    Attributes:
-        gpu: its name.
-        seconds: time that may be spent.
-        rows: results by section, in the order in which they came.
-        write: called after every row.
-    """
-
-    gpu: str
-    seconds: float
-    write: Callable[[Results], None]
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self.seconds - (time.monotonic() - self.started)
-
-    def add(self, section: str, **row: Any) -> None:
-        """Adds a result and hands everything out."""
-        row["at_seconds"] = round(time.monotonic() - self.started, 1)
-        self.rows.setdefault(section, []).append(row)
-        print(section, row, flush=True)
-        self.write(self)
-
-    @contextlib.contextmanager
-    def step(self, name: str, needs: float) -> Iterator[None]:
-        """A step that is left out where less time than it `needs` is left; the body must check `open`."""
-        self.open = self.left >= needs
-        if not self.open:
-            self.add("left out", step=name, needs_seconds=needs, left_seconds=round(self.left))
-        began = time.monotonic()
-        try:
-            yield
-        except Exception as error:
-            traceback.print_exc()
-            self.add("failed", step=name, error=f"{type(error).__name__}: {error}"[:600])
-        finally:
-            if self.open:
-                self.add("steps", step=name, seconds=round(time.monotonic() - began, 1))
-
-    open: bool = True
 
 
 def measure_gpu(
@@ -129,19 +71,19 @@ def measure_gpu(
                 _measure_engine(repository, manifest, provider, precision, graphs, fused, keypoints, runs, results)
     with results.step("over gRPC, float16", 35):
         if results.open:
-            _measure_service(repository, serve, _settings(provider, "float16"), keypoints, runs, results)
+            measure_service(repository, serve, _settings(provider, "float16"), keypoints, runs, results)
     for count in servers:
         with results.step(f"load, {count} servers", 25 + 2 * count):
             if results.open:
                 settings = _settings(provider, "float16")
-                _measure_load(repository, manifest, serve, settings, count, callers, keypoints, results)
+                measure_load(repository, manifest, serve, settings, count, callers, keypoints, results)
     if configuration is not None:
         with results.step("PyTorch eager", 20):
             if results.open:
                 _measure_torch(configuration, manifest, keypoints, results, compiled=False)
     with results.step("over gRPC, float32", 35):
         if results.open:
-            _measure_service(repository, serve, _settings(provider, "float32"), keypoints, runs, results)
+            measure_service(repository, serve, _settings(provider, "float32"), keypoints, runs, results)
     if configuration is not None:
         with results.step("PyTorch compiled", 45):
             if results.open:
@@ -179,10 +121,10 @@ def _measure_engine(
             "engine",
             **kind,
             load_seconds=round(loading, 2),
-            cold_ms=_ms(cold.p50),
-            cold_p95_ms=_ms(cold.p95),
-            warm_ms=_ms(warm.p50),
-            warm_p95_ms=_ms(warm.p95),
+            cold_ms=milliseconds(cold.p50),
+            cold_p95_ms=milliseconds(cold.p95),
+            warm_ms=milliseconds(warm.p50),
+            warm_p95_ms=milliseconds(warm.p95),
             times_paper_cold=paper and round(paper / cold.p50, 2),
             times_paper_warm=paper and round(paper / warm.p50, 2),
             images_per_second={b: round(b / seconds, 1) for b, seconds in times.items()},
@@ -340,7 +282,7 @@ def _measure_torch(
                 way=name,
                 batch=batch,
                 first_seconds=round(first, 1),
-                warm_ms=_ms(median),
+                warm_ms=milliseconds(median),
                 images_per_second=round(batch / median, 1),
             )
     del system
@@ -349,106 +291,3 @@ def _measure_torch(
 
 def _settings(provider: str, precision: str) -> dict[str, object]:
     return {"engine": "onnxruntime", "providers": (provider,), "precision": precision}
-
-
-def _measure_service(
-    repository: Path, serve: Serve, settings: dict[str, object], keypoints: int, runs: int, results: Results
-) -> None:
-    for row in measure_latencies(repository, serve, settings, keypoints=keypoints, runs=runs):
-        for kind in ("cold", "warm"):
-            latency = getattr(row, kind)
-            paper = PAPER[row.system].seconds if row.system in PAPER else None
-            results.add(
-                "over gRPC",
-                system=row.system,
-                engine=row.engine,
-                support=kind,
-                p50_ms=_ms(latency.round_trip.p50),
-                p95_ms=_ms(latency.round_trip.p95),
-                p99_ms=_ms(latency.round_trip.p99),
-                engine_ms=_ms(latency.engine.p50),
-                service_ms=_ms(latency.service_cost),
-                times_paper=paper and round(paper / latency.round_trip.p50, 2),
-            )
-
-
-def _measure_load(
-    repository: Path,
-    manifest: Manifest,
-    serve: Serve,
-    settings: dict[str, object],
-    count: int,
-    callers: int,
-    keypoints: int,
-    results: Results,
-) -> None:
-    """Many callers, from processes of their own, to several servers on the one GPU."""
-    system = next(iter(manifest.support_systems))
-    work = workload(keypoints=keypoints, modalities=used_modalities(manifest.systems[system]))
-    with contextlib.ExitStack() as stack:
-        began = time.perf_counter()
-        with ThreadPoolExecutor(count) as pool:
-            served = list(pool.map(stack.enter_context, [serve(repository, settings) for _ in range(count)]))
-        ready = time.perf_counter() - began
-        requests = []
-        for one in served:
-            (name,) = register(one.target, [work.support])
-            requests.append((one.target, warm_request(work, name, system)))
-        # A caller's process answers for several servers where there are many, and no server has fewer than one process.
-        processes = max(4, count)
-        shares = [[requests[index % count]] for index in range(processes)]
-        before = [read_batches(one) for one in served]
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(processes) as workers:
-            _loads(workers, shares, callers // processes, 1.0)
-            found = _loads(workers, shares, callers // processes, 5.0)
-        after = [read_batches(one) for one in served]
-        runs, rows = _batches(before, after)
-        results.add(
-            "load",
-            servers=count,
-            callers=callers // processes * processes,
-            caller_processes=processes,
-            ready_seconds=round(ready, 1),
-            answers_per_second=round(sum(one[0] for one in found), 1),
-            p50_ms=_ms(statistics.median(one[1] for one in found)),
-            p99_ms=_ms(max(one[2] for one in found)),
-            failed=sum(one[3] for one in found),
-            crops_per_run=round(rows / runs, 2) if runs else None,
-        )
-
-
-def _batches(before: Sequence[dict[str, Batches]], after: Sequence[dict[str, Batches]]) -> tuple[int, int]:
-    """Runs of query models and backbones between two readings of all servers' metrics, and the crops in them."""
-    runs = rows = 0
-    for old, new in zip(before, after, strict=True):
-        for name, batches in new.items():
-            if name.endswith((QUERY_SUFFIX, "image_backbone")):
-                since = batches.since(old.get(name, Batches(0, 0)))
-                runs, rows = runs + since.runs, rows + since.rows
-    return runs, rows
-
-
-def _loads(
-    pool: Any, shares: Sequence[Sequence[tuple[str, bytes]]], callers: int, seconds: float
-) -> list[tuple[float, float, float, int]]:
-    found: list[tuple[float, float, float, int]] = pool.starmap(
-        _one_load, [(share, callers, seconds) for share in shares]
-    )
-    return found
-
-
-def _one_load(requests: Sequence[tuple[str, bytes]], callers: int, seconds: float) -> tuple[float, float, float, int]:
-    """A process of callers: answers per second, median and 99th percentile of their latency, failures."""
-
-    async def run() -> tuple[float, float, float, int]:
-        async with in_turn(requests) as ask:
-            calls = outcome(await closed_loop(ask, callers, seconds))
-            failed = sum(count for status, count in calls.statuses.items() if status != "OK")
-            return calls.throughput, calls.answered.p50, calls.answered.p99, failed
-
-    return asyncio.run(run())
-
-
-def _ms(seconds: float) -> float:
-    return round(1000 * seconds, 3)

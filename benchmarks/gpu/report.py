@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.measurement import BATCHES, Results
+from benchmarks.gpu.measurement import BATCHES
+from benchmarks.gpu.results import Results
 from benchmarks.harness.tables import NONE, ReportTable
 
 NOTES = (

@@ -41,8 +41,9 @@ def gpu(
     The repository is best exported with --gpu-graphs. Results are written after every step; steps for which too little
     time is left are left out.
     """
-    from benchmarks.gpu.measurement import Results, measure_gpu
+    from benchmarks.gpu.measurement import measure_gpu
     from benchmarks.gpu.report import document, tables
+    from benchmarks.gpu.results import Results
     from benchmarks.harness.machine import gpu_name
     from cli.bench.serving import serve
 

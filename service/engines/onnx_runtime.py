@@ -15,7 +15,8 @@ import onnxruntime
 from cape.manifest import MODEL_FILE, Manifest, Precision, VariantManifest
 from service.engines import rtx_plugin
 from service.engines.base import CPU_BATCH, Tensors
-from service.engines.bound_models import BATCHES, QUERY_ROLES, BoundModels, CaptureError
+from service.engines.bound_component import CaptureError
+from service.engines.bound_models import BATCHES, QUERY_ROLES, BoundModels
 from service.engines.cuda_libraries import load_libraries
 from service.engines.device_memory import CudaMemory, DeviceError
 from service.engines.tensors import check_finite, check_tensors, wanted_tensors
