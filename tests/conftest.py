@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 # Tests run beside each other on small machines: more threads only get in each other's way.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Workers of pytest-xdist inherit what the first process sets, so this holds for them and for the servers they start. Idle
+# threads sleep instead of spinning, which would take the CPU from the other workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 LONGEST = ("tests/export/test_golden_onnx.py", "tests/benchmarks/test_compare.py")
