@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 # Tests run beside each other on small machines: more threads only get in each other's way.
-# Workers of pytest-xdist inherit what the first process sets, so this holds for them and for the servers they start. Idle
-# threads sleep instead of spinning, which would take the CPU from the other workers.
+# Workers of pytest-xdist inherit what the first process sets, and so do the servers they start. Idle threads sleep:
+# spinning would take the CPU from the other workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
